@@ -1,0 +1,1 @@
+"""Choices, not algorithms: grids, targets and constants, one folder per study."""

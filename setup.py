@@ -1,0 +1,49 @@
+"""Packages, pins and extras of ladder_jax. Tool settings live in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ladder_jax",
+    version="0.1.0",
+    description="Task scaling laws via compute-efficient model ladders, in JAX",
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ladder_jax*", "fitting*", "experiments*"]),
+    entry_points={"console_scripts": ["ladder = ladder_jax.cli:main"]},
+    install_requires=[
+        "jax==0.10.*",
+        "flax==0.12.*",
+        "optax==0.2.*",
+        "orbax-checkpoint==0.12.*",
+        "grain==0.2.*",
+        "array-record==0.8.*",
+        "tensorflow-datasets==4.9.*",
+        "numpyro==0.22.*",
+        "tokenizers==0.23.*",
+        "numpy==2.*",
+        "scipy==1.17.*",
+        "pandas==3.*",
+        "pyarrow>=20",
+        "draccus==0.11.*",
+        "etils[epath]==1.*",
+        "jaxtyping==0.3.*",
+        "matplotlib==3.*",
+        "pooch==1.9.*",
+        "tqdm==4.*",
+    ],
+    extras_require={
+        "dev": [
+            "pytest==9.*",
+            "chex==0.1.*",
+            "ruff==0.17.*",
+            "pyright[nodejs]==1.1.414",
+            "pandas-stubs==3.*",
+            "codespell==2.4.*",
+            "pre-commit==4.*",
+        ],
+    },
+)

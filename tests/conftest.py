@@ -1,0 +1,34 @@
+"""Eight simulated devices, strict ranks, and where the public measurements may be found."""
+
+import os
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+_DATA = Path(os.environ.get("LADDER_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def public_data() -> Path:
+    """The published runs and reference results; tests that need them skip without."""
+    if not _DATA.is_dir():
+        pytest.skip("no public measurements: set LADDER_TEST_DATA to a folder that holds them")
+    return _DATA
+
+
+@pytest.fixture(scope="session")
+def public_table(public_data):
+    """All published measurements, imported once."""
+    from ladder_jax.measure import from_olmo_ladder
+
+    frame, problems = from_olmo_ladder(public_data / "olmo_ladder_runs")
+    assert problems == []
+    return frame

@@ -1,0 +1,101 @@
+"""Laws and links: gradients against finite differences, values by hand, planted laws recovered."""
+
+import jax
+import numpy as np
+import pytest
+
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, LAWS, LINKS, LOG_SIGMOID, SIGMOID, SINGLE_STEP
+from fitting.optimise import fit_law, fit_link, gradient, predict, slope
+from fitting.table import InputError
+
+GRID = np.array(
+    [[n, 20 * n * m] for n in (1.9e8, 3.7e8, 7.6e8, 1.3e9) for m in (1, 2, 5, 10)]
+)  # (16, 2)
+THETA = {
+    CHINCHILLA: [4.0, 6.0, 0.25, 0.3, 0.5],
+    COMPUTE_ONLY: [6.0, 0.15, 0.6],
+    SINGLE_STEP: [7.0, 6.0, 0.35, 0.25, -1.0, -0.7, 0.95],
+    SIGMOID: [-0.7, 0.8, 5.0, 0.98],
+    LOG_SIGMOID: [-0.07, 0.97, 20.0],
+}
+POINT = {
+    CHINCHILLA: np.array([1e9, 2e10]),
+    COMPUTE_ONLY: np.array([1e20]),
+    SINGLE_STEP: np.array([1e9, 2e10]),
+    SIGMOID: np.float64(0.9),
+    LOG_SIGMOID: np.float64(1.1),
+}
+
+
+@pytest.mark.parametrize("curve", LAWS + LINKS, ids=lambda c: c.name)
+def test_gradients_agree_with_finite_differences(curve):
+    theta, x = np.array(THETA[curve]), POINT[curve]
+    exact = gradient(curve, theta, x)
+
+    def value(t):
+        v = float(predict(curve, t, x))
+        return np.log(v) if curve in LAWS else v
+
+    steps = 1e-6 * np.maximum(1, np.abs(theta)) * np.eye(len(theta))
+    numeric = [(value(theta + h) - value(theta - h)) / (2 * h.sum()) for h in steps]
+    np.testing.assert_allclose(exact, numeric, rtol=2e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda c: c.name)
+def test_the_slope_is_the_derivative_in_the_feature(link):
+    theta, x = np.array(THETA[link]), float(POINT[link])
+    rise = predict(link, theta, np.array([x - 1e-6, x + 1e-6]))
+    assert slope(link, theta, x) == pytest.approx((rise[1] - rise[0]) / 2e-6, rel=1e-6)
+    assert slope(link, theta, x) < 0
+
+
+def test_chinchilla_by_hand_and_smooth_at_no_floor():
+    theta = np.array([np.log(400.0), np.log(1000.0), 0.3, 0.3, 0.0])
+    n, d = 1e9, 1e10
+    assert predict(CHINCHILLA, theta, np.array([n, d])) == pytest.approx(
+        400 / n**0.3 + 1000 / d**0.3, rel=1e-13
+    )
+    assert np.isfinite(gradient(CHINCHILLA, theta, np.array([n, d]))).all()
+
+
+@pytest.mark.parametrize("law", [CHINCHILLA, COMPUTE_ONLY], ids=lambda c: c.name)
+def test_a_planted_law_is_recovered(law):
+    x = GRID if law is CHINCHILLA else 6 * GRID.prod(axis=1, keepdims=True)
+    truth = np.array(THETA[law])
+    fit = fit_law(law, x, predict(law, truth, x))
+    np.testing.assert_allclose(fit.theta, truth, rtol=2e-2)
+    far = np.array([[7e9, 4e12]]) if law is CHINCHILLA else np.array([[1.7e23]])
+    assert predict(law, fit.theta, far) == pytest.approx(predict(law, truth, far), rel=1e-4)
+    assert fit.converged
+
+
+@pytest.mark.parametrize("link", LINKS, ids=lambda c: c.name)
+def test_a_planted_link_is_recovered(link):
+    x = np.linspace(0.9, 1.9, 400) if link is SIGMOID else np.linspace(1.0, 1.4, 400)
+    truth = np.array([-0.75, 0.7, 5.0, 1.0]) if link is SIGMOID else np.array(THETA[link])
+    fit = fit_link(link, x, predict(link, truth, x))
+    there = predict(link, truth, x)
+    np.testing.assert_allclose(predict(link, fit.theta, x), there, atol=2e-3)
+
+
+def test_the_covariance_is_that_of_repeated_experiments():
+    rng = np.random.default_rng(0)
+    truth, target = np.array(THETA[CHINCHILLA]), np.array([7e9, 4e12])
+    clean, found, claimed = predict(CHINCHILLA, truth, GRID), [], []
+    for _ in range(60):
+        fit = fit_law(CHINCHILLA, GRID, clean * np.exp(0.003 * rng.normal(size=16)), start=truth)
+        g = gradient(CHINCHILLA, fit.theta, target)
+        found.append(np.log(predict(CHINCHILLA, fit.theta, target)))
+        claimed.append(g @ fit.covariance @ g)
+    assert np.sqrt(np.median(claimed)) == pytest.approx(np.std(found), rel=0.4)
+
+
+def test_fits_are_in_float64_and_leave_the_default_alone():
+    fit = fit_law(CHINCHILLA, GRID, predict(CHINCHILLA, np.array(THETA[CHINCHILLA]), GRID))
+    assert fit.theta.dtype == np.float64
+    assert jax.numpy.ones(1).dtype == np.float32
+
+
+def test_too_few_points_get_one_line():
+    with pytest.raises(InputError, match="4 points cannot fit the 5 parameters"):
+        fit_law(CHINCHILLA, GRID[:4], np.ones(4))
