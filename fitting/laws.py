@@ -1,7 +1,7 @@
 """Laws and links: one record each, with parameters, bounds, starts and source.
 
-A law maps logarithms of its inputs to the logarithm of a positive quantity (a loss, or an
-accuracy); every one is a log-sum-exp of terms affine in the log inputs.  A link maps a feature
+A law maps logarithms of its inputs to the logarithm of a positive quantity: a loss, as a
+log-sum-exp of terms affine in the log inputs, or (single step) an accuracy.  A link maps a feature
 such as bits per byte to an accuracy.  Both are pure `jax.numpy` functions of one parameter
 vector, so that gradients come from `jax.grad` alone.
 """

@@ -15,10 +15,10 @@ from typing import Generic, TypeVar
 import jax
 import numpy as np
 import scipy.optimize
+import scipy.special
 
 from fitting.laws import Law, Link
-from fitting.objectives import huber_sum
-from fitting.table import InputError
+from fitting.objectives import HUBER_DELTA, huber_sum
 
 Curve = TypeVar("Curve", Law, Link)
 
@@ -60,11 +60,7 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = N
         x: inputs, shape (M, I), positive.
         y: observations, shape (M,), positive.
         start: starting parameters; the law's own by default.
-
-    Raises:
-        InputError: fewer points than parameters.
     """
-    _require_points(law, len(y))
     log_x, log_y = np.log(x), np.log(y)
     value_and_grad, residuals, jacobian = _law_functions(law)
 
@@ -84,7 +80,7 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = N
         stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
         r = np.asarray(residuals(result.x, log_x, log_y))
         j = np.asarray(jacobian(result.x, log_x, log_y))
-    return _finish(law, result.x, float(result.fun), r, j, log_y, stationary)
+    return _finish(law, result.x, float(result.fun), r, j, log_y, stationary, HUBER_DELTA)
 
 
 def fit_link(
@@ -96,19 +92,14 @@ def fit_link(
         link: what to fit; its anchor, if it has one, is added to the data.
         x: feature, shape (M,).
         y: accuracy, shape (M,).
-        start: starting parameters; the link's own by default.
-
-    Raises:
-        InputError: fewer points than parameters.
     """
-    _require_points(link, len(y))
     if link.anchor is not None:
         x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
     residuals, jacobian = _link_functions(link)
     with jax.enable_x64():
         result = scipy.optimize.least_squares(
             lambda theta: np.asarray(residuals(theta, x, y)),
-            link.start if start is None else start,
+            link.start,
             jac="2-point",
             bounds=link.bounds,
             method="trf",
@@ -154,12 +145,18 @@ def _link_functions(link: Link) -> tuple[Callable, Callable]:
     return jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
 
 
-def _require_points(curve: Law | Link, n_points: int) -> None:
-    if n_points < len(curve.params):
-        raise InputError(
-            f"{n_points} points cannot fit the {len(curve.params)} parameters of {curve.name}: "
-            "add runs to --train"
-        )
+def huber_inflation(delta: float, sd: float) -> float:
+    """Variance of a Huber fit over that of least squares, under normal noise of this sd.
+
+    E[psi^2] / E[psi']^2 / sd^2 (Huber, Ann. Math. Statist. 35, 1964); pi / 2 as delta vanishes.
+    """
+    if sd <= 0:
+        return 1.0
+    k = delta / sd
+    inside = scipy.special.erf(k / np.sqrt(2))
+    density = np.exp(-(k**2) / 2) / np.sqrt(2 * np.pi)
+    square = inside - 2 * k * density + k**2 * (1 - inside)
+    return float(square / inside**2) if k > 1e-4 else float(np.pi / 2)
 
 
 def _projected_gradient(theta: np.ndarray, gradient: np.ndarray, curve: Law | Link) -> float:
@@ -176,6 +173,7 @@ def _finish(
     jacobian: np.ndarray,
     observed: np.ndarray,
     converged: bool,
+    huber_delta: float | None = None,
 ) -> Fit[Curve]:
     """Gauss-Newton covariance over the parameters that are not on a bound."""
     lower, upper = curve.bounds
@@ -184,13 +182,14 @@ def _finish(
     free = np.flatnonzero(~bound)
     dof = max(1, len(residuals) - len(free))
     variance = float(residuals @ residuals) / dof
+    noise = variance * (huber_inflation(huber_delta, variance**0.5) if huber_delta else 1.0)
     covariance = np.zeros((len(theta), len(theta)))
     j = jacobian[:, free]
     # Columns differ by orders of magnitude (log A against E): scale before inverting.
     scale = np.linalg.norm(j, axis=0)
     scale[scale == 0] = 1.0
     inverse = np.linalg.pinv((j / scale).T @ (j / scale), rcond=1e-14, hermitian=True)
-    covariance[np.ix_(free, free)] = variance * inverse / np.outer(scale, scale)
+    covariance[np.ix_(free, free)] = noise * inverse / np.outer(scale, scale)
     return Fit(
         curve=curve,
         theta=theta,

@@ -60,6 +60,18 @@ def plot_step2(ax: Axes, forecast: TaskForecast) -> Axes:
     return ax
 
 
+def figures(forecasts: Sequence[TaskForecast]) -> dict[str, Figure]:
+    """Step 1, step 2 and chained by file stem; chained alone where there is a single step."""
+    words = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
+    inputs = " and ".join(words[name] for name in forecasts[0].step1.curve.inputs)
+    drawn = {}
+    if forecasts[0].step2 is not None:
+        drawn["step1"] = figure(forecasts, plot_step1, f"Step 1: loss from {inputs}")
+        drawn["step2"] = figure(forecasts, plot_step2, "Step 2: accuracy from loss")
+    drawn["chained"] = figure(forecasts, plot_chained, f"Accuracy from {inputs}")
+    return drawn
+
+
 def figure(
     forecasts: Sequence[TaskForecast], plot: Callable[[Axes, TaskForecast], Axes], title: str
 ) -> Figure:
@@ -112,7 +124,7 @@ def _against_tokens(ax: Axes, forecast: TaskForecast, column: str, label: str) -
         x = np.stack([known[name] for name in law.inputs], axis=-1)
         ax.plot(ds, value(x), "--", lw=1.2, alpha=0.7, color=colours[str(group)])
     for row in forecast.final.to_dict("records"):
-        marker = markers[row["multiple"]]
+        marker = markers[_multiple(row)]
         ax.scatter(row["n_tokens"], row[column], marker=marker, s=30, color=colours[row["size"]])
     falls = column == "loss"
     intervals = {row["target"]: row for row in forecast.rows}  # the last level given
@@ -158,8 +170,12 @@ def _colours(forecast: TaskForecast) -> dict[str, tuple]:
 
 
 def _markers(forecast: TaskForecast) -> dict[float, str]:
-    multiples = sorted(forecast.final["multiple"].unique())
+    multiples = sorted(forecast.final["multiple"].fillna(0.0).unique())
     return {m: _MARKERS[i % len(_MARKERS)] for i, m in enumerate(multiples)}
+
+
+def _multiple(row: dict) -> float:
+    return row["multiple"] if row["multiple"] == row["multiple"] else 0.0  # 0: unknown
 
 
 def _legend(forecast: TaskForecast, tokens: bool) -> list[Line2D]:
@@ -173,7 +189,7 @@ def _legend(forecast: TaskForecast, tokens: bool) -> list[Line2D]:
         handles += [
             Line2D([], [], color="grey", marker=marker, ls="", label=f"{multiple:g}xC")
             for multiple, marker in _markers(forecast).items()
-            if multiple == multiple
+            if multiple
         ]
         handles.append(Line2D([], [], color="grey", marker="x", ls="", label="forecast"))
     handles.append(Line2D([], [], color="grey", marker="o", ls="", label="measured"))

@@ -10,6 +10,7 @@ import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -115,7 +116,7 @@ def forecast(
     targets: Sequence[str],
     tasks: Sequence[str] = ("main",),
     method: str = "paper",
-    feature: str = "bpb",
+    feature: str | None = None,
     inputs: str = "nd",
     steps: str = "two",
     levels: Sequence[float] = (0.95,),
@@ -129,7 +130,7 @@ def forecast(
             not in it.
         tasks: labels; `main` stands for the paper's eight.
         method: `paper`.
-        feature: `bpb`, `lm_loss` (C4) or `task_ce`.
+        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals.
@@ -139,10 +140,10 @@ def forecast(
     """
     if method != "paper":
         raise InputError(f"--method {method}: not known; use paper")
-    if feature not in PAPER:
+    if feature is not None and feature not in PAPER:
         raise InputError(f"--feature {feature}: the paper fits none; use {', '.join(PAPER)}")
-    if steps == "one" and inputs != "nd":
-        raise InputError("--steps one takes N and D: leave out --inputs c")
+    if steps == "one" and (inputs != "nd" or feature is not None):
+        raise InputError("--steps one goes from N and D to accuracy: no --inputs c, no --feature")
     for level in levels:
         if not 0 < level < 1:
             raise InputError(f"--level {level}: must lie between 0 and 1")
@@ -154,7 +155,7 @@ def forecast(
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     return [
-        forecast_task(table, task, runs, goals, PAPER[feature], law, method, levels)
+        forecast_task(table, task, runs, goals, PAPER[feature or "bpb"], law, method, levels)
         for task in dict.fromkeys(labels)
     ]
 
@@ -175,10 +176,15 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
             said = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
             if not fit.converged:
                 said.append(f"{name}: the fit stopped before a stationary point")
+            if fit.dof <= 2:
+                said.append(f"{name}: only {fit.dof} more points than parameters")
             if fit.explained < 0.5:
                 said.append(f"{name}: explains under half of the variance; do not use")
             for text in said:
                 notes.setdefault(text, []).append(forecast.task)
+        for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
+            text = f"{run} was not measured at the tokens forecast, so it is not compared"
+            notes.setdefault(text, []).append(forecast.task)
     return notes
 
 
@@ -194,22 +200,24 @@ def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
 
 def parse_target(table: pd.DataFrame, text: str) -> Target:
     """A target named in the table, or given as `NAME=N_PARAMS,N_TOKENS[,FLOPS]`."""
+    rows = table[table["run"] == text]
+    if not rows.empty:
+        last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
+        return Target(text, *(_number(last[c]) for c in ("n_params", "n_tokens", "flops")))
     name, given, numbers = text.partition("=")
-    if given:
-        try:
-            values = [float(v) for v in numbers.split(",")]
-        except ValueError:
-            values = []
-        if len(values) not in (2, 3) or not all(v > 0 and math.isfinite(v) for v in values):
-            raise InputError(f"--target {text!r}: write NAME=N_PARAMS,N_TOKENS[,FLOPS]")
-        return Target(name, values[0], values[1], values[2] if len(values) == 3 else math.nan)
-    rows = table[table["run"] == name]
-    if rows.empty:
+    if not given:
         raise InputError(
-            f"--target {name!r} is not in the table: measure it, or give {name}=N_PARAMS,N_TOKENS"
+            f"--target {text!r} is not in the table: measure it, or give {text}=N_PARAMS,N_TOKENS"
         )
-    last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
-    return Target(name, *(_number(last[c]) for c in ("n_params", "n_tokens", "flops")))
+    if (table["run"] == name).any():
+        raise InputError(f"--target {text!r}: the table has a run {name!r}; give another name")
+    try:
+        values = [float(v) for v in numbers.split(",")]
+    except ValueError:
+        values = []
+    if not name or len(values) not in (2, 3) or not all(0 < v < math.inf for v in values):
+        raise InputError(f"--target {text!r}: write NAME=N_PARAMS,N_TOKENS[,FLOPS]")
+    return Target(name, values[0], values[1], values[2] if len(values) == 3 else math.nan)
 
 
 def forecast_task(
@@ -223,29 +231,38 @@ def forecast_task(
     levels: Sequence[float],
 ) -> TaskForecast:
     """Fits and forecasts one task; see `forecast`."""
+    if not (table["task"] == task).any():
+        raise InputError(f"task {task!r} is not in the table: check the label")
     source = protocol.task or task
     needed = table[table["task"].isin([task, source])]
-    if not (needed["task"] == task).any():
-        raise InputError(f"task {task!r} is not in the table: check the label")
-    by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     metric = accuracy_metric(needed[(needed["task"] == task) & needed["run"].isin(runs)])
+    columns = {"acc": (task, metric)}
+    if law is not SINGLE_STEP:
+        columns = {"loss": (source, protocol.metric)} | columns
+    by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves = [], []
     for run in runs:
-        points = checkpoints(by_run, run, task, metric, source, protocol.metric)
+        points = checkpoints(by_run.get(run), run, columns)
         finals.append(_final(points, run, protocol.final_window))
-        curves.append(_smoothed(points, protocol).assign(run=run, size=points["size"].iloc[-1]))
+        if law is not SINGLE_STEP:
+            kept = _smoothed(points, protocol)
+            curves.append(kept.assign(run=run, size=points["size"].iloc[-1]))
     final = pd.DataFrame(finals)
-    curve = pd.concat(curves, ignore_index=True)
-    measured = pd.DataFrame(
-        [_measured(by_run, goal, task, metric, source, protocol.metric) for goal in targets]
-    )
-    x = _inputs(final, law, "--train")
-    if law is SINGLE_STEP:
-        step1, step2 = fit_law(law, x, final["acc"].to_numpy()), None
-    else:
-        step1 = fit_law(law, x, final["loss"].to_numpy())
+    curve = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    measured = pd.DataFrame([_measured(by_run.get(goal.name), goal, columns) for goal in targets])
+    x, goals = _inputs(final, law, "--train"), _inputs(measured, law, "--target")
+    if len(final) <= len(law.params):
+        raise InputError(
+            f"{len(final)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
+            f"how well: --train needs at least {len(law.params) + 1}"
+        )
+    y = final["acc" if law is SINGLE_STEP else "loss"]
+    if not (y > 0).all():
+        zero = final.loc[~(y > 0), "run"].iloc[0]
+        raise InputError(f"run {zero!r} has a {y.name} of 0 for {task!r}: leave it out of --train")
+    step1, step2 = fit_law(law, x, y.to_numpy()), None
+    if law is not SINGLE_STEP:
         step2 = fit_link(protocol.link, curve["loss"].to_numpy(), curve["acc"].to_numpy())
-    goals = _inputs(measured, law, "--target")
     rows = [
         _row(task, method, level, step1, step2, at, was)
         for at, was in zip(goals, measured.to_dict("records"), strict=True)
@@ -260,28 +277,42 @@ def accuracy_metric(rows: pd.DataFrame) -> str:
 
 
 def checkpoints(
-    by_run: dict[str, pd.DataFrame], run: str, task: str, metric: str, source: str, feature: str
+    rows: pd.DataFrame | None, run: str, columns: dict[str, tuple[str, str]]
 ) -> pd.DataFrame:
-    """A run's checkpoints that have both feature (`loss`) and accuracy (`acc`), oldest first.
+    """A run's checkpoints that have every column, oldest first, indexed by tokens.
+
+    Args:
+        rows: the run's measurements, or None.
+        run: its name, for messages.
+        columns: name of each column -> (task, metric) it holds.
 
     Raises:
-        InputError: the run lacks one of the two.
+        InputError: the run lacks a measurement, or tokens, or has two at the same tokens.
     """
-    rows = by_run.get(run, pd.DataFrame(columns=["task", "metric"]))
-    sides = []
-    for label, of, name in ((source, feature, "loss"), (task, metric, "acc")):
-        side = rows[(rows["task"] == label) & (rows["metric"] == of)]
+    sides = {}
+    for name, (task, metric) in columns.items():
+        side = _select(rows, task, metric)
         if side.empty:
-            raise InputError(f"run {run!r} has no {of} of {label!r}: measure it or leave it out")
+            raise InputError(f"run {run!r} has no {metric} of {task!r}: measure it or leave it out")
         if side["n_tokens"].isna().any():
             raise InputError(f"run {run!r} has no n_tokens: fill in the column or leave it out")
-        sides.append(side.rename(columns={"value": name}))
-    both = sides[0].set_index("n_tokens", drop=False).sort_index()
-    both["acc"] = sides[1].set_index("n_tokens")["acc"]
-    both = both[both["acc"].notna()]
+        if side["n_tokens"].duplicated().any():
+            raise InputError(f"run {run!r} has {metric} of {task!r} twice at the same n_tokens")
+        sides[name] = side.set_index("n_tokens", drop=False)
+    both = next(iter(sides.values())).sort_index()
+    for name, side in sides.items():
+        both[name] = side["value"]
+    both = both.dropna(subset=list(sides))
     if both.empty:
-        raise InputError(f"run {run!r}: {feature} and {metric} of {task!r} share no checkpoint")
+        said = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
+        raise InputError(f"run {run!r}: {said} share no checkpoint")
     return both
+
+
+def _select(rows: pd.DataFrame | None, task: str, metric: str) -> pd.DataFrame:
+    if rows is None:
+        return pd.DataFrame(columns=["n_tokens", "value"])
+    return rows[(rows["task"] == task) & (rows["metric"] == metric)]
 
 
 def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -298,9 +329,7 @@ def _final(points: pd.DataFrame, run: str, window: int) -> dict:
         "n_params": _number(last["n_params"]),
         "n_tokens": _number(last["n_tokens"]),
         "flops": _number(last["flops"]),
-        "loss": points["loss"].iloc[-window:].mean(),
-        "acc": points["acc"].iloc[-window:].mean(),
-    }
+    } | {name: points[name].iloc[-window:].mean() for name in ("loss", "acc") if name in points}
 
 
 def _smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
@@ -312,8 +341,14 @@ def _smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     )
 
 
-def _measured(by_run, goal: Target, task: str, metric: str, source: str, feature: str) -> dict:
-    """A target's inputs, and its measured feature and accuracy where the table has them."""
+def _measured(
+    rows: pd.DataFrame | None, goal: Target, columns: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """A target's inputs, and what was measured of it at its last tokens.
+
+    `stale` says that there are measurements, but none at the tokens that are forecast: they are
+    not compared.
+    """
     known = {
         "run": goal.name,
         "n_params": goal.n_params,
@@ -321,13 +356,16 @@ def _measured(by_run, goal: Target, task: str, metric: str, source: str, feature
         "flops": goal.flops,
         "loss": math.nan,
         "acc": math.nan,
+        "stale": False,
     }
-    rows = by_run.get(goal.name)
-    if rows is not None:
-        for label, of, name in ((source, feature, "loss"), (task, metric, "acc")):
-            side = rows[(rows["task"] == label) & (rows["metric"] == of)]
-            if len(side):
-                known[name] = side.sort_values("n_tokens")["value"].iloc[-ACTUAL_WINDOW:].mean()
+    for name, (task, metric) in columns.items():
+        side = _select(rows, task, metric).sort_values("n_tokens", kind="stable")
+        if side.empty:
+            continue
+        if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != goal.n_tokens:
+            known["stale"] = True
+        else:
+            known[name] = side["value"].iloc[-ACTUAL_WINDOW:].mean()
     return known
 
 
@@ -361,9 +399,10 @@ def _row(
         lo, hi = pred - half, pred + half
         loss, loss_lo, loss_hi, actual_loss = first, first / factor, first * factor, was["loss"]
     error = abs(pred - was["acc"])
+    relative = error / was["acc"] if was["acc"] != 0 else math.nan
     values = (
         task, was["run"], method, level, pred, max(lo, 0.0), min(hi, 1.0), was["acc"], error,
-        error / was["acc"], loss, loss_lo, loss_hi, actual_loss,
+        relative, loss, loss_lo, loss_hi, actual_loss,
     )  # fmt: skip
     return dict(zip(PREDICTION_COLUMNS, values, strict=True))
 

@@ -7,11 +7,10 @@ field and mend.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +42,7 @@ COLUMNS = (
     "run", "size", "multiple", "seed", "step", "n_params", "n_params_total", "n_tokens",
     "flops", "lr", "lr_peak", "task", "metric", "value", "n_examples",
 )  # fmt: skip
+MAX_INTEGER = 2.0**62
 REQUIRED = ("run", "task", "metric", "value")  # may not be empty; the others may
 PER_RUN = ("size", "multiple", "seed", "n_params", "n_params_total")  # constant within a run
 
@@ -88,36 +88,53 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
         A frame of strings whose index holds the rows' line numbers, and the problems.
 
     Raises:
-        InputError: the file cannot be read, has no header, or lacks a required column.
+        InputError: the file cannot be read, has no header or no good row, or lacks a column.
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as f:
-            text = f.read()
+            lines = f.read().replace("\r\n", "\n").split("\n")
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: cannot be read: {e}") from None
-    reader = csv.reader(text.splitlines())
-    header = next(reader, None)
-    if not header:
-        raise InputError(f"{path}: row 1: no header; expected columns {', '.join(required)}")
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    header = _fields(lines[0])
+    if not header or header == [""]:
+        raise InputError(f"{path}: row 1: no header; is this a table?")
     for column in required:
         if column not in header:
             raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
     if len(set(header)) < len(header):
         twice = next(c for c in header if header.count(c) > 1)
         raise InputError(f"{path}: row 1: column {twice!r} stands twice; remove one")
-    lines, rows, problems = [], [], []
-    for row in reader:
-        if row and len(row) == len(header):
-            lines.append(reader.line_num)
-            rows.append(row)
-        elif row:
+    numbers, rows, problems = [], [], []
+    for number, line in enumerate(lines[1:], start=2):
+        if not line.strip():
+            continue
+        row = _fields(line)
+        if row is None:
+            problems.append(Problem(str(path), number, "a quote is not closed: mend the row"))
+        elif len(row) != len(header):
             found = f"{len(row)} fields where the header has {len(header)}"
-            problems.append(Problem(str(path), reader.line_num, f"{found}: restore the row"))
-    if lines and not text.endswith(("\n", "\r")) and lines[-1] == reader.line_num:
-        cut = "no line end: the file may be cut; add a line end if the row is whole"
-        problems.append(Problem(str(path), lines.pop(), cut))
-        rows.pop()
-    return pd.DataFrame(rows, columns=header, index=lines, dtype=str), problems
+            problems.append(Problem(str(path), number, f"{found}: restore the row"))
+        elif number == len(lines):  # nothing, not even a line end, follows it
+            cut = "no line end: the file may be cut; add a line end if the row is whole"
+            problems.append(Problem(str(path), number, cut))
+        else:
+            numbers.append(number)
+            rows.append(row)
+    if not rows:
+        first = problems[0] if problems else Problem(str(path), None, "holds no rows")
+        raise InputError(str(first))
+    return pd.DataFrame(rows, columns=header, index=numbers, dtype=str), problems
+
+
+def _fields(line: str) -> list[str] | None:
+    """The cells of one line; None if a quote is left open.  No cell may span lines."""
+    if '"' not in line:
+        return line.split(",")
+    try:
+        return next(csv.reader([line], strict=True))
+    except csv.Error:
+        return None
 
 
 def to_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
@@ -182,8 +199,7 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
     Raises:
         InputError: the frame has a bad row, or the path cannot be written.
     """
-    path = Path(path)
-    kind = _kind(path)
+    kind = _kind(Path(path))
     fail_if(validate(frame, str(path)), strict=True)
     frame = frame.loc[:, list(COLUMNS)]
     write_atomically(
@@ -195,29 +211,32 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
 
 
 def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> None:
-    """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds."""
-    path = Path(path)
-    with _user_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
-        os.close(handle)
-    temporary = Path(name)
+    """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds.
+
+    A link is followed.
+
+    Raises:
+        InputError: the path cannot be written, or is a directory or device.
+    """
+    if not str(path):
+        raise InputError("the output path is empty: name a file")
+    final = Path(os.path.realpath(path))
+    if final.exists() and not final.is_file():
+        raise InputError(f"{path}: cannot be written: it is no regular file")
+    temporary = None
     try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(final.suffix, f".{final.stem}-", final.parent)
+        os.close(handle)
+        temporary = Path(name)
         write_to(temporary)
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _user_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
+        os.replace(temporary, final)
     except OSError as e:
-        raise InputError(f"{path}: cannot be written: {e.strerror}") from None
+        raise InputError(f"{path}: cannot be written: {e.strerror or e}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -241,9 +260,14 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     for column in COLUMNS:
         if column not in frame.columns:
             raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
-        is_text = column in TEXT_COLUMNS
-        if not is_text and not pd.api.types.is_numeric_dtype(frame[column].dtype):
+        if column in TEXT_COLUMNS:
+            frame[column] = frame[column].fillna("").astype(str).str.strip()
+        elif frame[column].isna().all():
+            frame[column] = np.nan
+        elif not pd.api.types.is_numeric_dtype(frame[column].dtype):
             raise InputError(f"{path}: column {column!r} holds {frame[column].dtype}: use numbers")
+    if frame.empty:
+        raise InputError(f"{path}: holds no rows")
     return frame.set_axis(np.arange(2, len(frame) + 2))
 
 
@@ -287,7 +311,7 @@ def _check(frame: pd.DataFrame, complaints: _Complaints) -> None:
             wrong = (numbers < 0) | numbers.isin([np.inf])
             complaints.add(wrong, lambda i, c=column: f"{c} is {frame.at[i, c]}: check the sign")
         if column in INTEGER_COLUMNS:
-            fraction = numbers % 1 > 0
+            fraction = (numbers % 1 > 0) | (numbers > MAX_INTEGER)
             complaints.add(fraction, lambda i, c=column: f"{c} is {frame.at[i, c]}: no integer")
     for column in ("n_params", "n_tokens"):
         zero = (frame[column] == 0).fillna(False)

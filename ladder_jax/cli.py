@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fitting import table
 from fitting.table import InputError, Problem
@@ -22,7 +22,10 @@ _FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 only on success."""
     parser = _parser()
-    args = parser.parse_args(arguments)
+    args, extra = parser.parse_known_args(arguments)
+    if extra and args.command != "train":
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.overrides = extra
     try:
         args.run(args)
     except InputError as e:
@@ -36,8 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="ladder",
         description="Forecast what a language model will be able to do before it is trained.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -67,14 +77,39 @@ def _parser() -> argparse.ArgumentParser:
     download.add_argument("name", choices=["olmo-ladder"], help="what to fetch")
     download.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
 
+    run = command(
+        "run", _run, "Train every run of an experiment, side by side, and measure them.",
+        "ladder run quickstart --out quickstart",
+    )  # fmt: skip
+    run.add_argument("experiment", help="a folder of experiments/, such as quickstart")
+    run.add_argument("--out", required=True, metavar="DIR")
+    run.add_argument("--workers", type=int, metavar="N",
+                     help="processes (default: one a core, or one on an accelerator)")  # fmt: skip
+
+    status = command(
+        "status", _status, "Show how far the runs of an experiment are.",
+        "ladder status quickstart --out quickstart",
+    )  # fmt: skip
+    status.add_argument("experiment")
+    status.add_argument("--out", required=True, metavar="DIR")
+
+    train = command(
+        "train", _train, "Train one run, from wherever it stopped; --key value overrides its "
+        "config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
+    )  # fmt: skip
+    train.add_argument("config", metavar="RUN", help="EXPERIMENT/RUN, or a config.json")
+    train.add_argument("--out", required=True, metavar="DIR")
+
     measure = command(
         "measure", _measure, "Turn runs into one measurement table.",
         "ladder measure --from olmo-ladder --out measurements.csv",
     )  # fmt: skip
-    measure.add_argument("--from", dest="source", required=True, choices=["olmo-ladder"])
-    measure.add_argument("--runs", metavar="DIR", help="the runs (default: what was downloaded)")
+    measure.add_argument("--from", dest="source", default="runs", choices=["runs", "olmo-ladder"],
+                         help="runs: of `ladder train` and `run` (default)")  # fmt: skip
+    measure.add_argument("--runs", metavar="DIR",
+                         help="the runs (olmo-ladder: default what was downloaded)")  # fmt: skip
     measure.add_argument("--out", required=True, metavar="FILE", help=".csv or .parquet")
-    measure.add_argument("--strict", action="store_true", help="fail on the first bad row")
+    measure.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
     predict = command(
         "predict", _predict, "Fit the training runs and forecast the targets.",
@@ -90,14 +125,14 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
                          help="task labels; main: the paper's eight (default)")  # fmt: skip
     predict.add_argument("--method", default="paper", choices=_METHODS)
-    predict.add_argument("--feature", default="bpb", choices=_FEATURES)
+    predict.add_argument("--feature", choices=_FEATURES, help="of two steps (default bpb)")
     predict.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     predict.add_argument("--steps", default="two", choices=["two", "one"])
     predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
                          help="levels of the predictive intervals (default 0.95)")  # fmt: skip
     predict.add_argument("--figures", metavar="DIR", help="draw step 1, step 2 and chained here")
     predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
-    predict.add_argument("--strict", action="store_true", help="fail on the first bad row")
+    predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
     return parser
 
 
@@ -115,6 +150,51 @@ def _plan(args: argparse.Namespace) -> None:
     for target, share in result["cost"]["ladder_share_of"].items():
         name = "all targets together" if target == "all" else target
         print(f"the ladder costs {share:.2%} of {name} ({result['cost']['convention']})")
+
+
+def _runs(experiment: str) -> list[Any]:
+    ladder = _experiment(experiment).LADDER
+    return [*ladder.runs(), *(target.run for target in ladder.targets.values())]
+
+
+def _run(args: argparse.Namespace) -> None:
+    from ladder_jax import launch, measure
+    from ladder_jax.download import cache_dir
+
+    out, runs = Path(args.out), _runs(args.experiment)
+    launch.claim_manifest(args.experiment, runs, out)
+    launch.train_all(runs, out, cache_dir(), args.workers or launch.default_workers())
+    frame = measure.from_runs(out)
+    table.write(frame, out / "measurements.csv")
+    print(f"{out / 'measurements.csv'}: {len(frame):,} measurements of {len(runs)} runs")
+
+
+def _status(args: argparse.Namespace) -> None:
+    import rich
+
+    from ladder_jax import launch
+
+    rich.print(launch.status_table(_runs(args.experiment), Path(args.out)))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from ladder_jax.config import RunConfig, load_json, override
+    from ladder_jax.download import cache_dir
+
+    if Path(args.config).suffix == ".json":
+        run = load_json(RunConfig, args.config)
+    else:
+        experiment, _, name = args.config.partition("/")
+        known = {run.name: run for run in _runs(experiment)}
+        if name not in known:
+            raise InputError(f"{experiment} has no run {name!r}; it has {', '.join(known)}")
+        run = known[name]
+    run = override(run, args.overrides)
+
+    from ladder_jax.train import train
+
+    train(run, args.out, cache_dir())
+    print(f"{args.out}: {run.name} is trained; ladder measure --runs {args.out} --out FILE")
 
 
 def _experiment(name: str) -> Any:
@@ -136,18 +216,29 @@ def _download(args: argparse.Namespace) -> None:
 def _measure(args: argparse.Namespace) -> None:
     from ladder_jax import download, measure
 
-    frame, problems = measure.from_olmo_ladder(args.runs or download.olmo_ladder())
-    _report(problems, args.strict)
+    if args.runs == "":
+        raise InputError("--runs is empty: name a directory")
+    if args.source == "runs":
+        if args.runs is None:
+            raise InputError("--runs DIR is needed: where `ladder run` or `train` wrote")
+        frame = measure.from_runs(args.runs)
+    else:
+        frame, problems = measure.from_olmo_ladder(args.runs or download.olmo_ladder())
+        _report(problems, args.strict)
     table.write(frame, args.out)
     runs, tasks = frame["run"].nunique(), frame["task"].nunique()
     print(f"{args.out}: {len(frame):,} measurements of {runs} runs and {tasks} tasks")
 
 
 def _predict(args: argparse.Namespace) -> None:
+    if Path(args.out).suffix != ".csv":
+        raise InputError(f"--out {args.out!r} must end in .csv")
+    if Path(args.out).resolve() == Path(args.measurements).resolve():
+        raise InputError("--out is the measurements themselves: name another file")
     frame, problems = table.read(args.measurements)
     _report(problems, args.strict)
 
-    from fitting import predict
+    from fitting import plots, predict, report
 
     forecasts = predict.forecast(
         frame,
@@ -161,56 +252,19 @@ def _predict(args: argparse.Namespace) -> None:
         levels=args.level or [0.95],
     )
     predictions = predict.to_frame(forecasts)
-    if args.figures:
-        _draw(forecasts, Path(args.figures))
     table.write_atomically(
         args.out, lambda p: predictions.to_csv(p, index=False, lineterminator="\n")
     )
-    _print_predictions(predictions)
+    _print_columns(report.prediction_cells(predictions))
+    print("\n".join(report.summary(predictions)))
     for warning, tasks in predict.warnings(forecasts).items():
         print(f"note: {warning}: {', '.join(tasks)}")
     print(args.out)
-
-
-def _draw(forecasts: Sequence[Any], directory: Path) -> None:
-    from fitting import plots
-
-    figures = {"chained": plots.plot_chained}
-    if forecasts[0].step2 is not None:
-        figures = {"step1": plots.plot_step1, "step2": plots.plot_step2} | figures
-    titles = {
-        "step1": "Step 1: task loss from parameters and tokens",
-        "step2": "Step 2: accuracy from task loss",
-        "chained": "Chained: accuracy from parameters and tokens",
-    }
-    for name, plot in figures.items():
-        fig = plots.figure(forecasts, plot, titles[name])
-        path = directory / f"{name}.png"
-        table.write_atomically(path, lambda p, f=fig: f.savefig(p, dpi=150))
-        print(path)
-
-
-def _print_predictions(predictions: Any) -> None:
-    head = ["task", "target", "level", "pred %", "interval %", "measured %", "error, points"]
-    rows = [head]
-    for row in predictions.to_dict("records"):
-        known = row["actual"] == row["actual"]
-        rows.append(
-            [
-                row["task"],
-                row["target"],
-                f"{row['level']:g}",
-                f"{100 * row['pred']:.1f}",
-                f"{100 * row['lo']:.1f} .. {100 * row['hi']:.1f}",
-                f"{100 * row['actual']:.1f}" if known else "",
-                f"{100 * row['abs_error']:.2f}" if known else "",
-            ]
-        )
-    _print_columns(rows)
-    once = predictions.drop_duplicates(["task", "target"]).dropna(subset=["actual"])
-    for target, group in once.groupby("target", sort=False):
-        error, relative = 100 * group["abs_error"].mean(), group["rel_error"].mean()
-        print(f"{target}: mean error {error:.2f} points ({relative:.1%}) over {len(group)} tasks")
+    if args.figures:
+        for name, figure in plots.figures(forecasts).items():
+            path = Path(args.figures) / f"{name}.png"
+            table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
+            print(path)
 
 
 def _report(problems: list[Problem], strict: bool) -> None:
@@ -219,10 +273,11 @@ def _report(problems: list[Problem], strict: bool) -> None:
         print(problem, file=sys.stderr)
     if len(problems) > _SHOWN_PROBLEMS:
         print(f"... and {len(problems) - _SHOWN_PROBLEMS} more", file=sys.stderr)
+    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} (above)"
     if problems and strict:
-        raise InputError(f"{len(problems)} bad rows (above); nothing was written")
+        raise InputError(f"{count}; nothing was written")
     if problems:
-        print(f"left out {len(problems)} bad rows; --strict fails on them", file=sys.stderr)
+        print(f"{count}: bad rows and cells are left out; --strict fails", file=sys.stderr)
 
 
 def _print_columns(rows: list[list[str]]) -> None:

@@ -1,6 +1,6 @@
 """The only schema of a run: frozen nested dataclasses, read and written with draccus.
 
-Every default of training stands here and nowhere else.  A `RunConfig` round-trips through JSON,
+Every default of a run stands here.  A `RunConfig` round-trips through JSON,
 takes dotted overrides (`--optim.lr_peak 3e-4`), and hashes to the id of its run.
 """
 
@@ -10,6 +10,7 @@ import argparse
 import difflib
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive")
+        _require(self.n_kv_heads >= 0, "model.n_kv_heads must not be negative")
         _require(self.d_model % self.n_heads == 0, "model.n_heads must divide model.d_model")
         _require(self.head_dim % 2 == 0, "model.d_model / model.n_heads must be even (RoPE)")
         _require(self.n_heads % self.kv_heads == 0, "model.n_kv_heads must divide model.n_heads")
@@ -119,7 +121,9 @@ class OptimConfig:
     z_loss: float = 1e-5
 
     def __post_init__(self) -> None:
-        _require(self.lr_peak > 0, "optim.lr_peak must be positive")
+        _require(0 < self.lr_peak < math.inf, "optim.lr_peak must be positive and finite")
+        for name in ("beta1", "beta2", "lr_final_ratio"):
+            _require(0 <= getattr(self, name) <= 1, f"optim.{name} must lie between 0 and 1")
         _require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
 
 
@@ -130,6 +134,11 @@ class MeshConfig:
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.data == -1 or self.data > 0, "mesh.data must be positive, or -1")
+        for name in ("fsdp", "tensor"):
+            _require(getattr(self, name) > 0, f"mesh.{name} must be positive")
 
 
 @dataclass(frozen=True)
@@ -168,6 +177,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.n_steps > 0, "n_steps must be positive")
+        _require(0 <= self.multiple < math.inf, "multiple must be finite and not negative")
         _require(self.batch_seqs > 0, "batch_seqs must be positive")
 
     @property
@@ -199,7 +209,11 @@ def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:
         InputError: one line that names `source` and the unknown or ill-typed field.
     """
     try:
-        return draccus.decode(cls, tree)
+        config = draccus.decode(cls, tree)
+        expected = _leaves(draccus.encode(config))
+        for key, value in _leaves(tree).items():
+            _require(_same_kind(value, expected[key]), f"{key} cannot be {value!r}")
+        return config
     except (DraccusException, InputError) as e:
         cause: BaseException = e
         while cause.__cause__ is not None and not isinstance(cause, InputError):
@@ -243,11 +257,22 @@ def override(config: T, arguments: Sequence[str]) -> T:
         node = tree
         for part in parents:
             node = node[part]
-        try:
-            node[leaf] = json.loads(text)
-        except ValueError:
-            node[leaf] = text
+        node[leaf] = text if isinstance(node[leaf], str) else _literal(text)
     return from_dict(type(config), tree)
+
+
+def _same_kind(given: Any, decoded: Any) -> bool:
+    """Whether decoding kept a value as it was: draccus takes true for 1, and text for a list."""
+    if isinstance(decoded, float):
+        return type(given) in (int, float) and math.isfinite(given)
+    return given is not None and type(given) is type(decoded)
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

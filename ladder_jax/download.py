@@ -61,10 +61,14 @@ def olmo_ladder(source: str | Path | None = None) -> Path:
     """
     target = cache_dir() / f"olmo-ladder-{OLMO_LADDER_COMMIT[:8]}"
     fetch = _fetch if source is None else _copier(Path(source))
-    names = tqdm(OLMO_LADDER_SHA256.items(), desc="olmo-ladder", unit="file")
-    for name, sha256 in names:
-        if not _has(target / name, sha256):
+    missing = {n: h for n, h in OLMO_LADDER_SHA256.items() if not _has(target / n, h)}
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        bar = tqdm(missing.items(), desc="olmo-ladder", unit="file", leave=False, disable=None)
+        for name, sha256 in bar:
             fetch(name, sha256, target)
+    except OSError as e:
+        raise InputError(f"{target}: cannot be written: {e.strerror}; set LADDER_CACHE") from None
     return target
 
 
@@ -91,7 +95,6 @@ def _copier(source: Path) -> Callable[[str, str, Path], None]:
             raise InputError(f"{source / name}: not found; --from needs all 18 published CSVs")
         if not _has(source / name, sha256):
             _reject(str(source / name))
-        target.mkdir(parents=True, exist_ok=True)
         partial = target / f".{name}.partial"
         shutil.copyfile(source / name, partial)
         partial.replace(target / name)

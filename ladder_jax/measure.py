@@ -1,4 +1,4 @@
-"""Runs -> one measurement table: importers of other people's runs.
+"""Runs -> one measurement table: our own runs, and importers of other people's.
 
 `olmo-ladder` is the W&B export published with arXiv 2412.04403: one CSV a run, a row a
 checkpoint, a column a (task, metric).  Here alone is metadata taken from names, since those
@@ -7,8 +7,10 @@ files hold none.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import pandas as pd
 from fitting.table import (
     COLUMNS,
     INTEGER_COLUMNS,
+    MAX_INTEGER,
     METRICS,
     InputError,
     Problem,
@@ -23,6 +26,8 @@ from fitting.table import (
     read_rows,
     to_numbers,
 )
+from ladder_jax import tracking
+from ladder_jax.config import RunConfig, load_json
 from ladder_jax.models import counts
 from ladder_jax.models.sizes import OLMO2_SIZES
 
@@ -54,9 +59,75 @@ _OLMO_COLUMNS = (
     (r"eval/downstream_soft_log/(.+)_soft_log", "{}", "task_ce", -1.0),
     (r"eval/(.+)-validation/CrossEntropyLoss", "{}_val", "lm_loss", 1.0),
 )
+_RC_TASKS = (
+    "arc_challenge_test", "arc_challenge_val", "arc_easy_test", "arc_easy_val", "boolq_val",
+    "csqa_val", "hellaswag_val", "mmlu_humanities_test", "mmlu_humanities_val",
+    "mmlu_other_test", "mmlu_other_val", "mmlu_social_sciences_test", "mmlu_social_sciences_val",
+    "mmlu_stem_test", "mmlu_stem_val", "openbookqa_test", "openbookqa_val", "piqa_val",
+    "socialiqa_val", "winogrande_val",
+)  # fmt: skip
+_LM_SETS = (
+    "c4_en", "dolma_books", "dolma_common-crawl", "dolma_pes2o", "dolma_reddit", "dolma_stack",
+    "dolma_wiki", "ice", "m2d2_s2orc", "pile", "wikitext_103",
+)  # fmt: skip
+PUBLISHED = {(f"{name}_val", "lm_loss") for name in _LM_SETS} | {
+    (f"{task}_rc_5shot", metric)
+    for task in _RC_TASKS
+    for metric in (
+        "bpb",
+        "choice_prob",
+        "task_ce",
+        "acc" if task == "boolq_val" else "acc_per_char",
+    )
+}  # what every public file measures
 _STEP, _TOKENS, _BATCH = "_step", "throughput/total_tokens", "batch_size_in_tokens"
 _LR, _LR_PEAK = "optim/learning_rate_group0", "learning_rate_peak"
-_OLMO_NAMES = {"peteish7_eval_anneal": "7B-4T", "peteish13_eval_final": "13B-5T"}
+_OLMO_TARGETS = {"peteish7_eval_anneal": "7B-4T", "peteish13_eval_final": "13B-5T"}
+
+
+def from_runs(directory: str | Path) -> pd.DataFrame:
+    """Collects our own runs: every measured step of every run below a directory.
+
+    Raises:
+        InputError: there is no run, or none has been measured.
+    """
+    directory = Path(directory)
+    configs = sorted(directory.rglob("config.json"))
+    if not configs:
+        raise InputError(f"{directory}: holds no run (no config.json below it)")
+    rows = [row for path in configs for row in _run_rows(path.parent)]
+    if not rows:
+        raise InputError(f"{directory}: no run has been measured yet; train it to a checkpoint")
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
+
+
+def _run_rows(directory: Path) -> list[dict[str, Any]]:
+    run = load_json(RunConfig, directory / "config.json")
+    rates = {row["step"]: row["lr"] for row in tracking.read(directory)}
+    known = {
+        "run": run.name,
+        "size": run.size,
+        "multiple": run.multiple or np.nan,
+        "seed": run.seed,
+        "n_params": counts.n_params(run.model),
+        "n_params_total": counts.n_params_total(run.model),
+        "lr_peak": run.optim.lr_peak,
+    }
+    rows = []
+    for path in sorted((directory / "evals").glob("*.json")):
+        measured = json.loads(path.read_text(encoding="utf-8"))
+        step, n_tokens = measured["step"], measured["step"] * run.batch_tokens
+        at = {
+            "step": step,
+            "n_tokens": n_tokens,
+            "flops": n_tokens * counts.flops_per_token(run.model),
+            "lr": rates.get(step, np.nan),
+            "task": measured["task"],
+            "n_examples": measured["n_examples"],
+        }
+        rows += [known | at | {"metric": m, "value": v} for m, v in measured["values"].items()]
+    return rows
 
 
 def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
@@ -76,12 +147,19 @@ def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]
     if not files:
         raise InputError(f"{directory}: holds no CSV; `ladder download olmo-ladder` fetches them")
     tables, problems = [], []
+    origin: dict[str, Path] = {}
     for file in files:
+        run, _, _ = _olmo_identity(file.stem)
+        if run in origin:
+            clash = f"is run {run!r}, as {origin[run].name} is: remove one of them"
+            problems.append(Problem(str(file), None, clash))
+            continue
         try:
             table, found = _read_olmo_run(file)
         except InputError as e:
-            problems.append(Problem(str(file), 1, str(e).removeprefix(f"{file}: row 1: ")))
+            problems.append(Problem(str(file), None, str(e).removeprefix(f"{file}: ")))
             continue
+        origin[run] = file
         tables.append(table)
         problems += found
     if not tables:
@@ -94,8 +172,9 @@ def _read_olmo_run(file: Path) -> tuple[pd.DataFrame, list[Problem]]:
     raw, problems = read_rows(file, ())
     run, size, multiple = _olmo_identity(file.stem)
     if size not in OLMO2_SIZES:
-        unknown = f"size {size!r} is unknown, so n_params and flops stay empty: known are "
-        problems.append(Problem(str(file), None, unknown + ", ".join(OLMO2_SIZES)))
+        known = ", ".join(OLMO2_SIZES)
+        unknown = f"its name gives size {size!r}, so n_params and flops stay empty; known: {known}"
+        problems.append(Problem(str(file), None, unknown))
     frame, found = _olmo_checkpoints(raw, file)
     problems += found
     frame.insert(0, "run", run)
@@ -115,12 +194,14 @@ def _read_olmo_run(file: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 def _olmo_identity(stem: str) -> tuple[str, str, float]:
     """Run, size and multiple of a published file name; any other file goes by its stem."""
-    run = _OLMO_NAMES.get(stem, stem)
-    match = re.fullmatch(r"([\d.]+[MB])-([\d.]+)xC", stem)
-    if match is None:
+    if stem in _OLMO_TARGETS:
+        run = _OLMO_TARGETS[stem]
         return run, run.split("-")[0], np.nan
+    match = re.fullmatch(r"([\d.]+[MB])-([\d.]+)xC(-.+)?", stem)
+    if match is None:
+        return stem, "", np.nan
     size = {"1B": "1.3B"}.get(match[1], match[1])
-    return f"{size}-{match[2]}xC", size, float(match[2])
+    return f"{size}-{match[2]}xC{match[3] or ''}", size, float(match[2])
 
 
 def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Problem]]:
@@ -135,10 +216,11 @@ def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list
                 problems.append(Problem(str(file), int(line), text))
         else:
             numbers[column] = pd.Series(np.nan, index=raw.index)
+    for needed, stand_in in ((_TOKENS, (_STEP, _BATCH)),):
+        if needed not in raw.columns and not set(stand_in) <= set(raw.columns):
+            need = f"column {needed!r} is missing, and so is {' or '.join(stand_in)}; add it"
+            raise InputError(f"{file}: row 1: {need}")
     tokens = numbers[_TOKENS].fillna(numbers[_STEP] * numbers[_BATCH])
-    if tokens.isna().all():
-        need = f"column {_TOKENS!r} is missing, and so is {_STEP!r} or {_BATCH!r}; add it"
-        raise InputError(f"{file}: row 1: {need}")
     frame = pd.DataFrame(
         {
             "step": numbers[_STEP],
@@ -147,13 +229,24 @@ def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list
             "lr_peak": numbers[_LR_PEAK],
         }
     )
-    when = frame["step"].where(frame["step"].notna(), tokens)
+    for column in ("step", "lr", "lr_peak"):
+        bad = (frame[column] < 0) | (frame[column] > MAX_INTEGER)
+        bad |= (frame[column] % 1 > 0) if column == "step" else False
+        for line in frame.index[bad]:
+            text = f"{column} is {frame.at[line, column]:g}: it cannot be; restore the cell"
+            problems.append(Problem(str(file), int(line), text))
+        frame = frame[~bad]
+    whole = (frame["n_tokens"] > 0) & (frame["n_tokens"] < MAX_INTEGER)
+    whole &= frame["n_tokens"] % 1 == 0
+    when = frame["step"].where(frame["step"].notna(), frame["n_tokens"])
     for mask, text in (
-        (~(tokens > 0), "tokens are unknown or not positive: restore the cell"),
-        (when.duplicated(), "step stands twice in this file: remove one row"),
+        (~whole, "tokens are unknown or no positive integer: restore the cell"),
+        (when.duplicated() & whole, "step stands twice in this file: remove one row"),
     ):
-        problems += [Problem(str(file), int(line), text) for line in raw.index[mask]]
-        frame = frame[~mask.reindex(frame.index)]
+        problems += [Problem(str(file), int(line), text) for line in mask.index[mask]]
+        frame = frame.drop(index=mask.index[mask])
+    if frame.empty:
+        raise InputError(f"{file}: no row can be used, as {problems[0]}")
     return frame, problems
 
 
@@ -167,7 +260,7 @@ def _olmo_values(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Prob
                 meaning[column] = (label.format(match[1]), metric, sign)
     if not meaning:
         raise InputError(f"{file}: row 1: no eval/ column; is this an OLMo-ladder export?")
-    problems = _missing_columns(meaning, file)
+    problems = _missing_columns({(t, m) for t, m, _ in meaning.values()}, file)
     cells = raw[list(meaning)].rename_axis("line").reset_index()
     cells = cells.melt("line", var_name="column", value_name="text")
     task, metric, sign = zip(*meaning.values(), strict=True)
@@ -192,21 +285,13 @@ def _olmo_values(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Prob
     return values.sort_values("line", kind="stable"), problems
 
 
-def _missing_columns(meaning: dict[str, tuple[str, str, float]], file: Path) -> list[Problem]:
-    """A ranked-classification task that has one of the published features has them all."""
-    features: dict[str, set[str]] = {}
-    for task, metric, _ in meaning.values():
-        features.setdefault(task, set()).add(metric)
-    problems = []
-    for task in sorted(t for t in features if t.endswith("_rc_5shot")):
-        lacks = {"bpb", "choice_prob", "task_ce"} - features[task]
-        if not features[task] & {"acc", "acc_per_char"}:
-            lacks.add("accuracy")
-        problems += [
-            Problem(str(file), 1, f"the {metric} column of {task!r} is missing; add it")
-            for metric in sorted(lacks)
-        ]
-    return problems
+def _missing_columns(present: set[tuple[str, str]], file: Path) -> list[Problem]:
+    """Published measurements that a file lacks, in one line."""
+    lacking = sorted(f"{metric} of {task}" for task, metric in PUBLISHED - present)
+    if not lacking:
+        return []
+    others = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+    return [Problem(str(file), 1, f"no column for {lacking[0]}{others}: add it")]
 
 
 def _mmlu_averages(values: pd.DataFrame) -> pd.DataFrame:
@@ -215,7 +300,7 @@ def _mmlu_averages(values: pd.DataFrame) -> pd.DataFrame:
     groups = values[parts[0].notna()].assign(
         task="mmlu_avg_" + parts[1], weight=parts[0].map(MMLU_WEIGHTS)
     )
-    groups["value"] *= groups["weight"]
+    groups["value"] = groups["value"] * groups["weight"].astype(float)
     summed = groups.groupby(["line", "task", "metric"], as_index=False).agg(
         value=("value", "sum"), n=("value", "size")
     )

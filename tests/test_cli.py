@@ -7,10 +7,10 @@ import threading
 
 import pytest
 
-from ladder_jax import cli, download
+from ladder_jax import cli, download, measure
 from tests.test_measure import line, write
 
-COMMANDS = ("plan", "download", "measure", "predict")
+COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -22,16 +22,17 @@ def test_help_shows_an_example(command, capsys):
     assert f"example:\n  ladder {command} " in shown
 
 
-def test_measure_reports_and_strict_fails(tmp_path, capsys):
+def test_measure_reports_and_strict_fails(tmp_path, capsys, monkeypatch):
     runs, out = tmp_path / "runs", tmp_path / "m.csv"
     runs.mkdir()
     write(runs, lines=[line(200), line(400).replace("0.31", "1.31")])
+    monkeypatch.setattr(measure, "PUBLISHED", set())
     ask = ["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out", str(out)]
     assert cli.main([*ask, "--strict"]) == 2
     assert not out.exists()
     assert "190M-1xC.csv: row 3: " in capsys.readouterr().err
     assert cli.main(ask) == 0
-    assert "left out 1 bad rows" in capsys.readouterr().err
+    assert "1 problem (above)" in capsys.readouterr().err
     assert out.exists()
 
 
@@ -60,9 +61,31 @@ def test_an_unwritable_directory_is_one_line(tmp_path, capsys):
     runs = tmp_path / "runs"
     runs.mkdir()
     write(runs)
-    out = str(tmp_path / "file" / "m.csv")
-    assert cli.main(["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out", out]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    ask = ["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out"]
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("file/m.csv", "folder.csv"):
+        assert cli.main([*ask, str(tmp_path / name)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    assert cli.main(["measure", "--from", "olmo-ladder", "--runs", "", "--out", "m.csv"]) == 2
+    assert "--runs is empty" in capsys.readouterr().err
+
+
+def test_predictions_do_not_overwrite_measurements(tmp_path, capsys):
+    path = tmp_path / "m.csv"
+    path.write_text("precious")
+    ask = ["predict", "--measurements", str(path), "--train", "a", "--target", "b", "--out"]
+    assert cli.main([*ask, str(path)]) == 2
+    assert "--out is the measurements" in capsys.readouterr().err
+    assert cli.main([*ask, str(tmp_path / "p.parquet")]) == 2
+    assert "must end in .csv" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "--level", "abc"])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_download_copies_verifies_and_caches(tmp_path, monkeypatch, capsys):
@@ -77,7 +100,7 @@ def test_download_copies_verifies_and_caches(tmp_path, monkeypatch, capsys):
     (source / "a.csv").write_text("y\n")
     assert cli.main(ask) == 2
     assert "its SHA-256 is not the published one" in capsys.readouterr().err
-    assert not (tmp_path / "cache").exists()
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
     (source / "a.csv").write_text("x\n")
     assert cli.main(ask) == 0
     (source / "a.csv").unlink()

@@ -37,6 +37,7 @@ def test_dotted_overrides_reach_nested_fields():
     assert changed.optim.lr_peak == 3e-4
     assert changed.eval.tasks == ("a", "b")
     assert changed.model == TINY.model
+    assert override(TINY, ["--size", "1e3"]).size == "1e3"
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,12 @@ def test_dotted_overrides_reach_nested_fields():
         (["--model.d_model", "wide"], "config: `model.d_model`: Couldn't parse 'wide' into an int"),
         (["--model.n_heads", "5"], "config: model.n_heads must divide model.d_model"),
         (["--n_steps"], "expected one argument"),
+        (["--n_steps", "true"], "n_steps cannot be True"),
+        (["--seed", "null"], "seed cannot be None"),
+        (["--eval.tasks", "arc_easy"], "eval.tasks cannot be 'arc_easy'"),
+        (["--optim.lr_peak", "Infinity"], "optim.lr_peak must be positive and finite"),
+        (["--model.n_kv_heads", "-2"], "model.n_kv_heads must not be negative"),
+        (["--mesh.data", "0"], "mesh.data must be positive, or -1"),
     ],
 )
 def test_a_bad_override_gets_one_line(arguments, line):

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, LAWS, LINKS, LOG_SIGMOID, SIGMOID, SINGLE_STEP
-from fitting.optimise import fit_law, fit_link, gradient, predict, slope
-from fitting.table import InputError
+from fitting.optimise import fit_law, fit_link, gradient, huber_inflation, predict, slope
 
 GRID = np.array(
     [[n, 20 * n * m] for n in (1.9e8, 3.7e8, 7.6e8, 1.3e9) for m in (1, 2, 5, 10)]
@@ -96,6 +95,13 @@ def test_fits_are_in_float64_and_leave_the_default_alone():
     assert jax.numpy.ones(1).dtype == np.float32
 
 
-def test_too_few_points_get_one_line():
-    with pytest.raises(InputError, match="4 points cannot fit the 5 parameters"):
-        fit_law(CHINCHILLA, GRID[:4], np.ones(4))
+@pytest.mark.parametrize("k", [0.05, 0.5, 1.5])
+def test_the_variance_of_a_huber_location_fit(k):
+    rng = np.random.default_rng(0)
+    samples = rng.normal(size=(4000, 50))
+    centre = np.median(samples, axis=1)
+    for _ in range(60):
+        centre += np.clip(samples - centre[:, None], -k, k).sum(axis=1) / np.maximum(
+            (np.abs(samples - centre[:, None]) < k).sum(axis=1), 5
+        )
+    assert centre.var() * 50 == pytest.approx(huber_inflation(k, 1.0), rel=0.12)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fitting.table import InputError
+from ladder_jax import measure
 from ladder_jax.measure import from_olmo_ladder
 
 HEADER = (
@@ -66,6 +67,19 @@ def test_a_target_may_lack_steps_or_tokens_or_live_rates(tmp_path):
     assert set(thirteen["n_tokens"]) == {400_000}  # step x batch
 
 
+@pytest.fixture(autouse=True)
+def published(request, monkeypatch):
+    """What our small files measure stands for what the public ones do."""
+    if "public_table" not in request.fixturenames:
+        groups = ("stem", "humanities", "social_sciences", "other")
+        ours = {
+            (f"mmlu_{g}_test_rc_5shot", m)
+            for g in groups
+            for m in ("bpb", "acc_per_char", "choice_prob", "task_ce")
+        }
+        monkeypatch.setattr(measure, "PUBLISHED", ours | {("c4_en_val", "lm_loss")})
+
+
 def replaced(column, text, row=1):
     def edit(lines):
         cells = lines[row].split(",")
@@ -87,6 +101,10 @@ BAD = {
     "duplicated step": (replaced("_step", "200"), 3, "step stands twice"),
     "truncated": (lambda lines: lines.__setitem__(1, lines[1][:40]), 3, "fields where the header"),
     "step": (replaced("_step", "x"), 3, "_step is 'x'"),
+    "half a step": (replaced("_step", "400.5"), 3, "step is 400.5"),
+    "negative rate": (replaced("optim/learning_rate_group0", "-1"), 3, "lr is -1"),
+    "no tokens": (replaced("throughput/total_tokens", "0"), 3, "tokens are unknown"),
+    "open quote": (lambda lines: lines.__setitem__(1, '"' + lines[1]), 3, "quote is not closed"),
 }
 
 
@@ -116,19 +134,33 @@ def test_a_bad_part_leaves_no_composite(tmp_path):
 def test_unknown_size_and_missing_columns(tmp_path):
     write(tmp_path, "2B-1xC")
     frame, (problem,) = from_olmo_ladder(tmp_path)
-    assert "size '2B' is unknown" in str(problem)
+    assert "its name gives size '2B'" in str(problem)
     assert frame["n_params"].isna().all()
     assert set(frame["run"]) == {"2B-1xC"}
     write(tmp_path, "190M-1xC", header=HEADER.replace(BPB, "other"))
     _, problems = from_olmo_ladder(tmp_path)
-    assert any("row 1: the bpb column of 'mmlu_stem_test_rc_5shot'" in str(p) for p in problems)
+    assert any("row 1: no column for bpb of mmlu_stem_test_rc_5shot" in str(p) for p in problems)
+
+
+def test_no_name_is_guessed_and_no_run_is_read_twice(tmp_path):
+    write(tmp_path, "7B-mymodel")
+    frame, (problem,) = from_olmo_ladder(tmp_path)
+    assert "its name gives size ''" in str(problem)
+    assert frame["n_params"].isna().all()
+    (tmp_path / "7B-mymodel.csv").unlink()
+    write(tmp_path, "1B-1xC")
+    write(tmp_path, "1.3B-1xC")
+    write(tmp_path, "1B-1xC-rerun")
+    frame, (problem,) = from_olmo_ladder(tmp_path)
+    assert str(problem).endswith("is run '1.3B-1xC', as 1.3B-1xC.csv is: remove one of them")
+    assert set(frame["run"]) == {"1.3B-1xC", "1.3B-1xC-rerun"}
 
 
 def test_no_runs_get_one_line(tmp_path):
     with pytest.raises(InputError, match="holds no CSV"):
         from_olmo_ladder(tmp_path)
     (tmp_path / "a.csv").write_text("x,y\n1,2\n")
-    with pytest.raises(InputError, match=r"a.csv: row 1: column 'throughput/total_tokens'"):
+    with pytest.raises(InputError, match=r"a.csv: row 1: column 'throughput/total_tokens' is"):
         from_olmo_ladder(tmp_path)
 
 

@@ -103,6 +103,7 @@ def test_other_tasks_agree_with_a_plain_scipy_fit(public_table, name):
         assert row.pred == pytest.approx(sigmoid(loss, *q), abs=POINT)
 
 
+LADDER, GOAL = ["2e*", "4e*", "8e*", "1e*"], "7e+09-30xC"
 STEP1 = np.array([4.0, 6.0, 0.25, 0.3, 0.5])
 STEP2 = np.array([-0.75, 0.9, 5.0, 1.0])
 
@@ -138,27 +139,46 @@ def planted(seed: int, noise_loss: float, noise_acc: float) -> pd.DataFrame:
 
 def test_a_planted_ladder_is_forecast():
     table = planted(0, 0.0, 0.0)
-    (row,) = fp.to_frame(
-        fp.forecast(table, ["2e*", "4e*", "8e*", "1e*"], ["7e+09-30xC"], tasks=["t"])
-    ).to_dict("records")
+    (row,) = fp.to_frame(fp.forecast(table, LADDER, [GOAL], tasks=["t"])).to_dict("records")
     assert row["abs_error"] < 0.005
     assert row["pred_loss"] == pytest.approx(row["actual_loss"], rel=5e-3)
 
 
 def test_intervals_hold_about_as_often_as_they_say():
-    hits = {0.5: 0, 0.95: 0}
-    n = 40
+    n, hits = 60, {(level, side): 0 for level in (0.5, 0.95) for side in ("loss", "accuracy")}
     for seed in range(n):
-        rows = fp.to_frame(
-            fp.forecast(
-                planted(seed, 0.004, 0.004), ["2e*", "4e*", "8e*", "1e*"], ["7e+09-30xC"],
-                tasks=["t"], levels=list(hits),
-            )
-        )  # fmt: skip
+        table = planted(seed, 0.004, 0.004)
+        rows = fp.to_frame(fp.forecast(table, LADDER, [GOAL], ["t"], levels=[0.5, 0.95]))
         for row in rows.itertuples():
-            hits[row.level] += row.loss_lo <= row.actual_loss <= row.loss_hi
-    assert hits[0.95] / n >= 0.85
-    assert 0.25 <= hits[0.5] / n <= 0.8
+            hits[row.level, "loss"] += row.loss_lo <= row.actual_loss <= row.loss_hi
+            hits[row.level, "accuracy"] += row.lo <= row.actual <= row.hi
+    for (level, side), count in hits.items():
+        tolerance = 2.6 * np.sqrt(level * (1 - level) / n)
+        assert abs(count / n - level) < max(tolerance, 0.07), (level, side, count / n)
+
+
+def test_a_target_measured_elsewhere_is_not_compared():
+    table = planted(0, 0.0, 0.0)
+    late = (table["run"] == GOAL) & (table["metric"] == "acc_per_char") & (table["step"] > 10)
+    (forecast,) = fp.forecast(table[~late], LADDER, [GOAL], ["t"])
+    assert np.isnan(forecast.rows[0]["actual"])
+    assert not np.isnan(forecast.rows[0]["actual_loss"])
+    assert any("not measured at the tokens" in text for text in fp.warnings([forecast]))
+
+
+def test_a_single_step_needs_no_feature():
+    table = planted(0, 0.0, 0.0)
+    whole = fp.to_frame(fp.forecast(table, LADDER, [GOAL], ["t"], steps="one"))
+    acc = table[table["metric"] == "acc_per_char"]
+    alone = fp.to_frame(fp.forecast(acc, LADDER, [GOAL], ["t"], steps="one"))
+    pd.testing.assert_frame_equal(alone, whole)
+
+
+def test_a_zero_loss_is_refused():
+    table = planted(0, 0.0, 0.0)
+    table.loc[(table["run"] == "2e+08-1xC") & (table["metric"] == "bpb"), "value"] = 0.0
+    with pytest.raises(InputError, match=r"run '2e\+08-1xC' has a loss of 0"):
+        fp.forecast(table, LADDER, [GOAL], ["t"])
 
 
 def test_a_target_to_come_needs_only_n_and_d():
@@ -180,7 +200,10 @@ COMPLAINTS = {
     "no such feature": ({"feature": "lm_loss"}, "run '2e+08-1xC' has no lm_loss of 'c4_en_val'"),
     "feature without a law": ({"feature": "choice_prob"}, "--feature choice_prob: the paper fits"),
     "level": ({"levels": [95]}, "--level 95: must lie between 0 and 1"),
-    "too few runs": ({"train": ["2e*"]}, "4 points cannot fit the 5 parameters"),
+    "too few runs": ({"train": ["2e*"]}, "4 runs cannot fit the 5 parameters"),
+    "a name taken": ({"targets": ["7e+09-30xC=1e9,1e10"]}, "the table has a run '7e+09-30xC'"),
+    "no name": ({"targets": ["=1e9,1e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
+    "a step without feature": ({"steps": "one", "feature": "bpb"}, "--steps one goes from N and D"),
     "no FLOPs": ({"targets": ["x=7e9,4e12"], "inputs": "c"}, "run 'x' has no flops"),
 }
 

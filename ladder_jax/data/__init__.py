@@ -1,0 +1,1 @@
+"""Text -> documents -> tokens -> packed sequences -> batches that depend on (seed, step) alone."""

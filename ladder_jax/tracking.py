@@ -1,0 +1,125 @@
+"""A run's directory: whose it is, what it has logged and measured, and whether it is done.
+
+Holds `config.json`, `metrics.jsonl`, `checkpoints/` and `evals/`.  Needs no accelerator library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import draccus
+
+from fitting.table import InputError, write_atomically
+from ladder_jax import config as config_module
+from ladder_jax.config import RunConfig
+
+METRICS_FILE = "metrics.jsonl"
+_LOCK_PATIENCE_S = 15.0  # a killed worker's lock is free at once; a live one keeps it
+
+
+def read(run_directory: Path) -> list[dict[str, Any]]:
+    """All whole lines of a run's log, oldest first; a line cut by a kill is left out."""
+    path = run_directory / METRICS_FILE
+    rows = []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+    return rows
+
+
+class MetricsLog:
+    """Appends to a run's log; opened at a step, it first drops what was logged beyond it."""
+
+    def __init__(self, run_directory: Path, step: int) -> None:
+        kept = [row for row in read(run_directory) if row["step"] <= step]
+        self.cpu_s = kept[-1]["cpu_s"] if kept else 0.0
+        text = "".join(json.dumps(row) + "\n" for row in kept)
+        path = run_directory / METRICS_FILE
+        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._file.write(json.dumps(row) + "\n")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@contextlib.contextmanager
+def lock(directory: Path) -> Iterator[None]:
+    """Keeps a second process from training into the same directory.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    with open(directory / ".lock", "w") as file:
+        deadline = time.monotonic() + _LOCK_PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise InputError(f"{directory}: another process is training it") from None
+                time.sleep(0.2)
+        yield
+
+
+def claim_directory(run: RunConfig, directory: Path) -> None:
+    """Writes `config.json`, or checks that the directory is already this run's.
+
+    Raises:
+        InputError: it belongs to another config, or cannot be written.
+    """
+    path = directory / "config.json"
+    if path.is_file():
+        theirs = config_module.load_json(RunConfig, path)
+        if theirs != run:
+            key, there, here = first_difference(draccus.encode(theirs), draccus.encode(run))
+            raise InputError(
+                f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
+                "choose another --out"
+            )
+        return
+    text = config_module.to_json(run)
+    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def is_done(run: RunConfig, directory: Path) -> bool:
+    """Whether the last checkpoint is committed and measured."""
+    final = directory / "checkpoints" / str(run.n_steps)
+    return final.is_dir() and eval_path(directory, run.n_steps, "heldout").is_file()
+
+
+def eval_path(directory: Path, step: int, name: str) -> Path:
+    """Where the measurements `name` of a step are kept."""
+    return directory / "evals" / f"{name}-{step:08d}.json"
+
+
+def write_eval(
+    directory: Path, step: int, task: str, values: dict[str, float], n_examples: int
+) -> None:
+    """Keeps the metrics of one task at one step, for `measure`."""
+    content = {"step": step, "task": task, "values": values, "n_examples": n_examples}
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(
+        eval_path(directory, step, task), lambda p: p.write_text(text, encoding="utf-8")
+    )
+
+
+def first_difference(a: Any, b: Any, key: str = "") -> tuple[str, Any, Any]:
+    """The first dotted key at which two nested dicts differ, and both values."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for name in sorted({*a, *b}):
+            if a.get(name) != b.get(name):
+                return first_difference(a.get(name), b.get(name), f"{key}.{name}".lstrip("."))
+    return key, a, b

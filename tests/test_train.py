@@ -1,0 +1,308 @@
+"""Training: golden step, sharding, schedule, and resuming to the bit."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from fitting.table import InputError
+from ladder_jax import optim, sharding, tracking, train
+from ladder_jax.checkpoint import Checkpoints
+from ladder_jax.config import (
+    DataConfig,
+    EvalConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    load_json,
+)
+from ladder_jax.data import pipeline
+from ladder_jax.eval import heldout
+from ladder_jax.models import decoder
+from ladder_jax.tracking import read
+from tests.test_data import story
+
+MODEL = ModelConfig(
+    d_model=32, n_heads=4, n_layers=2, d_ff=64, vocab_size=304, seq_len=16, init_std=0.0
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    for i in range(12):
+        (folder / f"{i}.txt").write_text(story(i), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def run(text):
+    return RunConfig(
+        name="tiny",
+        n_steps=24,
+        batch_seqs=8,
+        model=MODEL,
+        data=DataConfig("local", str(text), vocab_size=300, heldout_fraction=0.25),
+        optim=OptimConfig(lr_peak=0.01, warmup_steps=4),
+        eval=EvalConfig(n_checkpoints=3, heldout_tokens=400),
+    )
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def results(directory):
+    evals = {p.name: p.read_text() for p in sorted((directory / "evals").iterdir())}
+    losses = [(r["step"], r["loss"], r["grad_norm"], r["lr"]) for r in read(directory)]
+    return evals, losses
+
+
+def mesh_of(**axes):
+    config = MeshConfig(**axes)
+    n = config.fsdp * config.tensor * max(config.data, 1)
+    return sharding.make_mesh(replace(config, data=max(config.data, 1)), jax.devices()[:n])
+
+
+def one_step(mesh, params, batch, constants=None):
+    constants = constants or OptimConfig()
+    params = jax.tree.map(jnp.array, params)  # the step donates its state
+    moments = optim.transformation(constants).init(params)
+    state = train.TrainState(jnp.zeros((), jnp.int32), params, moments)
+    state = jax.device_put(state, train.state_sharding(MODEL, constants, mesh))
+    rows = jax.device_put(batch, sharding.batch_sharding(mesh))
+    with sharding.use_mesh(mesh):
+        return train.make_step(MODEL, constants, mesh)(
+            state, rows, optim.schedule_of(OptimConfig(lr_peak=0.1), 10)
+        )
+
+
+BATCH = np.random.default_rng(0).integers(0, 304, (8, 17)).astype(np.int32)
+
+
+def test_one_step_is_adamw_written_out():
+    """The step against AdamW, clipping and both loss terms in numpy, from the paper's settings."""
+    params = decoder.init_params(MODEL, jax.random.key(0))
+    batch = BATCH.copy()
+    batch[0, 9:] = pipeline.PADDING
+
+    def objective(p):
+        inputs, targets = np.maximum(batch[:, :-1], 0), batch[:, 1:]
+        logits = decoder.bind(MODEL, p)(inputs)
+        log_z = jax.nn.logsumexp(logits, axis=-1)
+        gold = jnp.take_along_axis(logits, np.maximum(targets, 0)[..., None], axis=-1)[..., 0]
+        counted = targets != pipeline.PADDING
+        ce = jnp.sum((log_z - gold) * counted) / counted.sum()
+        return ce + 1e-5 * jnp.sum(log_z**2 * counted) / counted.sum(), ce
+
+    (_, loss), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    norm = np.sqrt(sum(float((g**2).sum()) for g in jax.tree.leaves(grads)))
+    state, metrics = one_step(mesh_of(data=1), params, batch)
+    assert float(metrics["loss"]) == pytest.approx(float(loss), rel=1e-6)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-5)
+    lr = float(metrics["lr"])
+
+    def expected(path, p, g):
+        g = np.asarray(g) * min(1.0, 1.0 / norm)
+        direction = g / (np.abs(g) + 1e-8)  # the first step of Adam, bias-corrected
+        decay = 0.0 if path[0].key == "embed" else 0.1
+        return p - lr * (direction + decay * p)
+
+    wanted = jax.tree_util.tree_map_with_path(expected, params, grads)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
+
+
+@pytest.mark.parametrize("axes", MESHES, ids=str)
+def test_sharded_equals_unsharded(axes):
+    params = decoder.init_params(MODEL, jax.random.key(0))
+    alone, loss = one_step(mesh_of(data=1), params, BATCH)
+    spread, sharded_loss = one_step(mesh_of(**axes), params, BATCH)
+    assert float(sharded_loss["loss"]) == pytest.approx(float(loss["loss"]), abs=1e-5)
+    assert float(sharded_loss["grad_norm"]) == pytest.approx(float(loss["grad_norm"]), abs=1e-5)
+    first, second = (s.moments[1].mu for s in (alone, spread))
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_parameters_and_moments_lie_where_the_rules_say(run):
+    mesh = mesh_of(fsdp=4, tensor=2)
+    state = train.init_state(run, mesh)
+    gate = state.params["layers"]["mlp"]["gate"]
+    assert tuple(gate.sharding.spec) == (None, "fsdp", "tensor")
+    assert gate.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
+    assert tuple(state.params["embed"].sharding.spec) == ("tensor", "fsdp")
+    adam = state.moments[1]
+    for moments in (adam.mu, adam.nu):
+        jax.tree.map(lambda m, p: assert_same(m.sharding, p.sharding), moments, state.params)
+    after, _ = one_step(mesh, state.params, BATCH)
+    jax.tree.map(
+        lambda m, p: assert_same(m.sharding, p.sharding), after.moments[1].nu, after.params
+    )
+
+
+def assert_same(a, b):
+    assert a == b
+
+
+def test_a_mesh_of_one_device_is_a_mesh(run):
+    state = train.init_state(run, mesh_of(data=1))
+    assert tuple(state.params["head"].sharding.spec) == ("fsdp", "tensor")
+
+
+def test_the_schedule_warms_up_and_falls_to_a_tenth():
+    config = OptimConfig(lr_peak=2.0, warmup_steps=5)
+    schedule = optim.schedule_of(config, 105)
+    rates = np.array([optim.learning_rate(schedule, jnp.float32(s)) for s in range(105)])
+    np.testing.assert_allclose(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0], rtol=1e-6)
+    assert rates.argmax() in (4, 5)
+    assert rates[54] == pytest.approx(2 * (0.1 + 0.9 / 2), rel=1e-5)
+    assert rates[-1] == pytest.approx(0.2, rel=1e-6)
+    reference = optax.cosine_decay_schedule(2.0, 100, alpha=0.1)
+    np.testing.assert_allclose(rates[5:], [reference(s) for s in range(1, 101)], rtol=1e-5)
+
+
+def test_losses_cover_the_same_text_in_nats_and_bytes(run, cache):
+    packed = pipeline.prepare(run.data, MODEL.seq_len, cache)
+    whole = heldout.Heldout.of(packed, 10**9)
+    assert whole.n_bytes == packed.info.heldout_bytes
+    assert whole.n_tokens == packed.info.n_tokens["heldout"]
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape), decoder.abstract_params(MODEL))
+    uniform = heldout.measure(MODEL, zeros, whole)
+    assert uniform["lm_loss"] == pytest.approx(np.log(304), rel=1e-6)
+    bits = np.log2(304) * whole.n_tokens / whole.n_bytes
+    assert uniform["lm_bpb"] == pytest.approx(bits, rel=1e-6)
+    few = heldout.Heldout.of(packed, 100)
+    assert len(few.rows) == 7
+    assert few.n_bytes < whole.n_bytes
+
+
+def test_a_run_learns_logs_and_measures(run, tmp_path, cache):
+    train.train(run, tmp_path / "r", cache, progress=False)
+    assert load_json(RunConfig, tmp_path / "r" / "config.json") == run
+    rows = read(tmp_path / "r")
+    assert [r["step"] for r in rows] == [8, 10, 16, 20, 24]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
+    assert rows[-1]["n_tokens"] == 24 * 8 * 16
+    evals = [json.loads(t) for t in results(tmp_path / "r")[0].values()]
+    assert [e["step"] for e in evals] == [8, 16, 24]
+    assert evals[-1]["values"]["lm_bpb"] < evals[0]["values"]["lm_bpb"]
+    assert tracking.is_done(run, tmp_path / "r")
+    before = results(tmp_path / "r")
+    train.train(run, tmp_path / "r", cache, progress=False)  # nothing left to do
+    assert results(tmp_path / "r") == before
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["between saves", "before the first save"])
+def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
+    run, tmp_path, cache, monkeypatch, where
+):
+    train.train(run, tmp_path / "whole", cache, progress=False)
+    real, calls = train._collect, []
+
+    def collect(*args):
+        calls.append(args[1])
+        if len(calls) == (4 if where == "between saves" else 1):
+            raise Killed
+        return real(*args)
+
+    monkeypatch.setattr(train, "_collect", collect)
+    with pytest.raises(Killed):
+        train.train(run, tmp_path / "cut", cache, progress=False)
+    monkeypatch.undo()
+    train.train(run, tmp_path / "cut", cache, progress=False)
+    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+    mesh = sharding.make_mesh(run.mesh)
+    ends = []
+    for name in ("cut", "whole"):
+        kept = Checkpoints(tmp_path / name / "checkpoints")
+        ends.append(kept.restore(train.abstract_state(run, mesh))[0])
+        kept.close()
+    for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
+
+
+def damage(directory, how):
+    files = [p for p in directory.rglob("*") if p.is_file() and "state" in p.parts]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    if how == "cut short":
+        largest.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        for i in range(len(content) // 4, 3 * len(content) // 4, 7):
+            content[i] ^= 0xFF
+        largest.write_bytes(content)
+    else:
+        for path in files:
+            path.unlink()
+
+
+@pytest.mark.parametrize("how", ["cut short", "flipped", "emptied"])
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache, capsys, how):
+    train.train(run, tmp_path / "r", cache, progress=False)
+    whole = results(tmp_path / "r")
+    damage(tmp_path / "r" / "checkpoints" / "24", how)
+    (tmp_path / "r" / "evals" / "heldout-00000024.json").unlink()
+    train.train(run, tmp_path / "r", cache, progress=False)
+    assert "checkpoint 24 is corrupt" in capsys.readouterr().err
+    assert results(tmp_path / "r") == whole
+    assert tracking.is_done(run, tmp_path / "r")
+
+
+def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, monkeypatch):
+    monkeypatch.setattr(train, "LOG_EVERY", 3)
+    real = train.make_step
+
+    def broken(*args):
+        inner = real(*args)
+
+        def step(state, batch, schedule):
+            state, metrics = inner(state, batch, schedule)
+            bad = state.step == 11
+            return state, metrics | {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
+
+        return step
+
+    monkeypatch.setattr(train, "make_step", broken)
+    with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkpoints"):
+        train.train(run, tmp_path / "r", cache, progress=False)
+    assert [p.name for p in (tmp_path / "r" / "evals").iterdir()] == ["heldout-00000008.json"]
+
+
+def test_a_directory_belongs_to_one_config(run, tmp_path, cache):
+    tracking.claim_directory(run, tmp_path)
+    other = replace(run, optim=replace(run.optim, lr_peak=0.02))
+    with pytest.raises(InputError, match=r"another config \(optim.lr_peak is 0.01 there, 0.02 he"):
+        train.train(other, tmp_path, cache, progress=False)
+
+
+def test_an_unwritable_directory_is_one_line(run, tmp_path, cache):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written"):
+        train.train(run, tmp_path / "file" / "r", cache, progress=False)
+
+
+def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
+    with pytest.raises(InputError, match="batch_seqs 6 does not divide over 8"):
+        train.train(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
+    with pytest.raises(InputError, match="needs 6 devices, there are 8"):
+        sharding.make_mesh(MeshConfig(data=2, fsdp=3))
+
+
+def test_checkpoints_are_spread_and_end_at_the_end(run):
+    assert train.checkpoint_steps(run) == [8, 16, 24]
+    assert train.checkpoint_steps(replace(run, checkpoint_every=10)) == [10, 20, 24]
+    assert train.checkpoint_steps(replace(run, n_steps=2)) == [1, 2]
