@@ -94,9 +94,9 @@ def train_all(runs: Sequence[RunConfig], out: Path, cache: Path, workers: int) -
         try:
             _watch(runs, out, futures, failures)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
             for process in list((pool._processes or {}).values()):
                 process.kill()
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
     if failures:
         name, reason = next(iter(failures.items()))
@@ -118,6 +118,7 @@ def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
         "step": last.get("step", 0),
         "n_steps": run.n_steps,
         "loss": last.get("loss"),
+        "epoch": last.get("epoch"),
         "tokens_per_s": rate,
         "cpu_s": last.get("cpu_s", 0.0),
         "eta_s": left / rate if rate and state == "running" else None,
@@ -127,7 +128,7 @@ def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
 def status_table(runs: Sequence[RunConfig], out: Path) -> rich.table.Table:
     """The grid as a table."""
     table = rich.table.Table(box=None, pad_edge=False)
-    for name in ("run", "N", "state", "step", "loss", "tokens/s", "CPU s", "ETA"):
+    for name in ("run", "N", "state", "step", "loss", "epochs", "tokens/s", "CPU s", "ETA"):
         table.add_column(name, justify="left" if name in ("run", "state") else "right")
     for run in runs:
         p = progress(run, run_directory(out, run))
@@ -137,6 +138,7 @@ def status_table(runs: Sequence[RunConfig], out: Path) -> rich.table.Table:
             p["state"],
             f"{p['step']}/{p['n_steps']}",
             "" if p["loss"] is None else f"{p['loss']:.3f}",
+            "" if p["epoch"] is None else f"{p['epoch']:.2f}",
             f"{p['tokens_per_s']:,.0f}" if p["tokens_per_s"] else "",
             f"{p['cpu_s']:.0f}" if p["cpu_s"] else "",
             "" if p["eta_s"] is None else f"{p['eta_s']:.0f} s",

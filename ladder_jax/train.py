@@ -104,7 +104,8 @@ def _train(
         if step % LOG_EVERY == 0 or step in saves or step == run.n_steps:
             row = _collect(pending, step, checkpoints)
             n_tokens = step * run.batch_tokens
-            log.write(row | {"n_tokens": n_tokens} | clock.lap(len(pending) * run.batch_tokens))
+            seen = {"n_tokens": n_tokens, "epoch": n_tokens / packed.info.n_tokens["train"]}
+            log.write(row | seen | clock.lap(len(pending) * run.batch_tokens))
             bar.update(len(pending))
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             pending.clear()

@@ -1,6 +1,7 @@
 """Forecasts: the paper's numbers from its measurements, coverage on planted ladders, complaints."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -101,6 +102,18 @@ def test_other_tasks_agree_with_a_plain_scipy_fit(public_table, name):
     ):  # fmt: skip
         loss = np.exp(p[0]) / n_params ** p[2] + np.exp(p[1]) / n_tokens ** p[3] + p[4]
         assert row.pred == pytest.approx(sigmoid(loss, *q), abs=POINT)
+
+
+def test_the_slip_in_the_start_of_step_2_moves_boolq_alone(public_table, monkeypatch):
+    tasks = ["main", "boolq_val_rc_5shot"]
+    slipped = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
+    start, *others = SIGMOID.params
+    link = replace(SIGMOID, params=(replace(start, start=-0.5), *others))  # BoolQ's chance - 1
+    monkeypatch.setitem(fp.PAPER, "bpb", replace(fp.PAPER["bpb"], link=link))
+    meant = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
+    moved = 100 * (slipped["pred"] - meant["pred"]).abs()
+    assert moved["boolq_val_rc_5shot"] == pytest.approx(0.012, abs=0.001)
+    assert moved.drop("boolq_val_rc_5shot").max() < 0.001
 
 
 LADDER, GOAL = ["2e*", "4e*", "8e*", "1e*"], "7e+09-30xC"

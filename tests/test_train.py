@@ -193,6 +193,8 @@ def test_a_run_learns_logs_and_measures(run, tmp_path, cache):
     assert [r["step"] for r in rows] == [8, 10, 16, 20, 24]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
     assert rows[-1]["n_tokens"] == 24 * 8 * 16
+    packed = pipeline.prepare(run.data, MODEL.seq_len, cache)
+    assert rows[-1]["epoch"] == 24 * 8 * 16 / packed.info.n_tokens["train"]
     evals = [json.loads(t) for t in results(tmp_path / "r")[0].values()]
     assert [e["step"] for e in evals] == [8, 16, 24]
     assert evals[-1]["values"]["lm_bpb"] < evals[0]["values"]["lm_bpb"]

@@ -1,0 +1,96 @@
+"""Runs side by side, and real kills: processes ended by SIGKILL leave nothing that cannot resume."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from fitting.table import InputError
+from ladder_jax import launch, measure, tracking
+from ladder_jax.config import to_json
+from tests.test_train import cache, results, run, text  # noqa: F401 (fixtures)
+
+
+def grid(run):  # noqa: F811
+    return [replace(run, name=f"r{i}", size=f"s{i}", seed=i, n_steps=16) for i in range(3)]
+
+
+def test_workers_train_what_one_process_trains(run, tmp_path, cache):  # noqa: F811
+    runs = grid(run)
+    launch.train_all(runs, tmp_path / "two", cache, workers=2)
+    launch.train_all(runs[:1], tmp_path / "again", cache, workers=2)
+    assert [launch.progress(r, launch.run_directory(tmp_path / "two", r))["state"] for r in runs]
+    first = results(launch.run_directory(tmp_path / "two", runs[0]))
+    assert results(launch.run_directory(tmp_path / "again", runs[0])) == first
+    table = measure.from_runs(tmp_path / "two")
+    assert set(table["run"]) == {"r0", "r1", "r2"}
+    assert set(table["metric"]) == {"lm_loss", "lm_bpb"}
+    assert table["lr"].notna().all()
+    assert table.groupby("run")["n_tokens"].max().tolist() == [16 * 8 * 16] * 3
+
+
+def test_one_failing_run_does_not_stop_the_others(run, tmp_path, cache):  # noqa: F811
+    good, bad, _ = grid(run)
+    bad = replace(bad, data=replace(bad.data, source="local", path=str(tmp_path / "nowhere")))
+    with pytest.raises(InputError, match=r"run r1 failed: data.path .* does not exist"):
+        launch.train_all([bad, good], tmp_path / "out", cache, workers=2)
+    assert tracking.is_done(good, launch.run_directory(tmp_path / "out", good))
+
+
+def test_a_manifest_belongs_to_one_experiment(run, tmp_path):  # noqa: F811
+    runs = grid(run)
+    launch.claim_manifest("x", runs, tmp_path)
+    launch.claim_manifest("x", runs, tmp_path)
+    with pytest.raises(InputError, match=r"belongs to another config \(runs.r1 differs\)"):
+        launch.claim_manifest("x", [runs[0], replace(runs[1], seed=9), runs[2]], tmp_path)
+
+
+def test_a_second_process_is_kept_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "_LOCK_PATIENCE_S", 0.1)
+    with (
+        tracking.lock(tmp_path),
+        pytest.raises(InputError, match="another process is training it"),
+        tracking.lock(tmp_path),
+    ):
+        pass
+
+
+def start(config, out, cache):  # noqa: F811
+    command = [sys.executable, "-m", "ladder_jax.cli", "train", str(config), "--out", str(out)]
+    env = {"LADDER_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    return subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def kill_when(process, condition):
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_killed_three_times_a_run_ends_bit_for_bit_the_same(run, tmp_path, cache):  # noqa: F811
+    long = replace(run, n_steps=120, checkpoint_every=20)
+    config = tmp_path / "config.json"
+    config.write_text(to_json(long))
+    assert start(config, tmp_path / "whole", cache).wait() == 0
+    out = tmp_path / "cut"
+
+    def reached(step):
+        return lambda: any(r["step"] >= step for r in tracking.read(out))
+
+    def saving():
+        return reached(60)() and any((out / "checkpoints").glob("*tmp*"))
+
+    for moment in (reached(30), saving, reached(110)):
+        kill_when(start(config, out, cache), moment)
+    assert not tracking.is_done(long, out)
+    assert start(config, out, cache).wait() == 0
+    assert results(out) == results(tmp_path / "whole")
+    assert json.loads((out / "config.json").read_text())["n_steps"] == 120
