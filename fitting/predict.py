@@ -1,81 +1,31 @@
 """From a measurement table to forecasts of runs that were not trained on.
 
 Two steps are fitted for each task, N and D (or C) -> feature and feature -> accuracy, and chained;
-or one step straight to accuracy.  `PAPER` holds how arXiv 2412.04403 prepares each feature.
+or one step straight to accuracy.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fitting import uncertainty
-from fitting.laws import CHINCHILLA, COMPUTE_ONLY, LOG_SIGMOID, SIGMOID, SINGLE_STEP, Law, Link
+from fitting import points, uncertainty
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
 from fitting.optimise import Fit, fit_law, fit_link, predict
+from fitting.points import MAIN_TASKS, PAPER, Protocol, Target
 from fitting.table import InputError
-
-MAIN_TASKS = (
-    "mmlu_avg_test_rc_5shot",
-    "hellaswag_val_rc_5shot",
-    "arc_challenge_test_rc_5shot",
-    "arc_easy_test_rc_5shot",
-    "piqa_val_rc_5shot",
-    "csqa_val_rc_5shot",
-    "socialiqa_val_rc_5shot",
-    "openbookqa_test_rc_5shot",
-)  # the paper's eight, in its order
 
 PREDICTION_COLUMNS = (
     "task", "target", "method", "level", "pred", "lo", "hi", "actual", "abs_error", "rel_error",
     "pred_loss", "loss_lo", "loss_hi", "actual_loss",
 )  # fmt: skip
 
-ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """How a feature is prepared (arXiv 2412.04403, Sections 2 and 4, and its code).
-
-    Attributes:
-        metric: the feature.
-        task: whose feature it is; None means the forecast task's own.
-        final_window: last checkpoints averaged into a run's point of step 1.
-        skip: share of a run's first checkpoints left out of step 2.
-        smooth: trailing checkpoints averaged into a point of step 2.
-        link: curve of step 2.
-    """
-
-    metric: str
-    task: str | None
-    final_window: int
-    skip: float
-    smooth: int
-    link: Link
-
-
-PAPER = {
-    "bpb": Protocol("bpb", None, 5, 0.1, 5, SIGMOID),
-    "lm_loss": Protocol("lm_loss", "c4_en_val", 5, 0.1, 5, SIGMOID),
-    "task_ce": Protocol("task_ce", None, 1, 0.5, 1, LOG_SIGMOID),
-}
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
-
-
-@dataclass(frozen=True)
-class Target:
-    """A run to forecast: inputs of the laws, and what was measured of it, if anything was."""
-
-    name: str
-    n_params: float
-    n_tokens: float
-    flops: float
 
 
 @dataclass(frozen=True)
@@ -148,8 +98,8 @@ def forecast(
         if not 0 < level < 1:
             raise InputError(f"--level {level}: must lie between 0 and 1")
     law = SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs]
-    runs = select_runs(table, train)
-    goals = [parse_target(table, text) for text in targets]
+    runs = points.select_runs(table, train)
+    goals = [points.parse_target(table, text) for text in targets]
     for goal in goals:
         if goal.name in runs:
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
@@ -188,38 +138,6 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     return notes
 
 
-def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
-    """Run names that match any of the patterns, in the table's order."""
-    names = list(dict.fromkeys(table["run"]))
-    for pattern in patterns:
-        if not fnmatch.filter(names, pattern):
-            some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise InputError(f"--train {pattern!r} matches no run; the table has {some}")
-    return [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
-
-
-def parse_target(table: pd.DataFrame, text: str) -> Target:
-    """A target named in the table, or given as `NAME=N_PARAMS,N_TOKENS[,FLOPS]`."""
-    rows = table[table["run"] == text]
-    if not rows.empty:
-        last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
-        return Target(text, *(_number(last[c]) for c in ("n_params", "n_tokens", "flops")))
-    name, given, numbers = text.partition("=")
-    if not given:
-        raise InputError(
-            f"--target {text!r} is not in the table: measure it, or give {text}=N_PARAMS,N_TOKENS"
-        )
-    if (table["run"] == name).any():
-        raise InputError(f"--target {text!r}: the table has a run {name!r}; give another name")
-    try:
-        values = [float(v) for v in numbers.split(",")]
-    except ValueError:
-        values = []
-    if not name or len(values) not in (2, 3) or not all(0 < v < math.inf for v in values):
-        raise InputError(f"--target {text!r}: write NAME=N_PARAMS,N_TOKENS[,FLOPS]")
-    return Target(name, values[0], values[1], values[2] if len(values) == 3 else math.nan)
-
-
 def forecast_task(
     table: pd.DataFrame,
     task: str,
@@ -235,22 +153,27 @@ def forecast_task(
         raise InputError(f"task {task!r} is not in the table: check the label")
     source = protocol.task or task
     needed = table[table["task"].isin([task, source])]
-    metric = accuracy_metric(needed[(needed["task"] == task) & needed["run"].isin(runs)])
+    metric = points.accuracy_metric(needed[(needed["task"] == task) & needed["run"].isin(runs)])
     columns = {"acc": (task, metric)}
     if law is not SINGLE_STEP:
         columns = {"loss": (source, protocol.metric)} | columns
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves = [], []
     for run in runs:
-        points = checkpoints(by_run.get(run), run, columns)
-        finals.append(_final(points, run, protocol.final_window))
+        found = points.checkpoints(by_run.get(run), run, columns)
+        finals.append(points.final_point(found, run, protocol.final_window))
         if law is not SINGLE_STEP:
-            kept = _smoothed(points, protocol)
-            curves.append(kept.assign(run=run, size=points["size"].iloc[-1]))
+            kept = points.smoothed(found, protocol)
+            curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
     final = pd.DataFrame(finals)
     curve = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
-    measured = pd.DataFrame([_measured(by_run.get(goal.name), goal, columns) for goal in targets])
-    x, goals = _inputs(final, law, "--train"), _inputs(measured, law, "--target")
+    measured = pd.DataFrame(
+        [points.measured_target(by_run.get(goal.name), goal, columns) for goal in targets]
+    )
+    x, goals = (
+        points.law_inputs(final, law, "--train"),
+        points.law_inputs(measured, law, "--target"),
+    )
     if len(final) <= len(law.params):
         raise InputError(
             f"{len(final)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
@@ -269,113 +192,6 @@ def forecast_task(
         for level in levels
     ]
     return TaskForecast(task, metric, protocol, final, curve, measured, step1, step2, rows)
-
-
-def accuracy_metric(rows: pd.DataFrame) -> str:
-    """`acc_per_char` where a task has it (the paper's accuracy), else `acc`."""
-    return "acc_per_char" if (rows["metric"] == "acc_per_char").any() else "acc"
-
-
-def checkpoints(
-    rows: pd.DataFrame | None, run: str, columns: dict[str, tuple[str, str]]
-) -> pd.DataFrame:
-    """A run's checkpoints that have every column, oldest first, indexed by tokens.
-
-    Args:
-        rows: the run's measurements, or None.
-        run: its name, for messages.
-        columns: name of each column -> (task, metric) it holds.
-
-    Raises:
-        InputError: the run lacks a measurement, or tokens, or has two at the same tokens.
-    """
-    sides = {}
-    for name, (task, metric) in columns.items():
-        side = _select(rows, task, metric)
-        if side.empty:
-            raise InputError(f"run {run!r} has no {metric} of {task!r}: measure it or leave it out")
-        if side["n_tokens"].isna().any():
-            raise InputError(f"run {run!r} has no n_tokens: fill in the column or leave it out")
-        if side["n_tokens"].duplicated().any():
-            raise InputError(f"run {run!r} has {metric} of {task!r} twice at the same n_tokens")
-        sides[name] = side.set_index("n_tokens", drop=False)
-    both = next(iter(sides.values())).sort_index()
-    for name, side in sides.items():
-        both[name] = side["value"]
-    both = both.dropna(subset=list(sides))
-    if both.empty:
-        said = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
-        raise InputError(f"run {run!r}: {said} share no checkpoint")
-    return both
-
-
-def _select(rows: pd.DataFrame | None, task: str, metric: str) -> pd.DataFrame:
-    if rows is None:
-        return pd.DataFrame(columns=["n_tokens", "value"])
-    return rows[(rows["task"] == task) & (rows["metric"] == metric)]
-
-
-def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value and the `window` - 1 before it; of what exists at the start."""
-    return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
-
-
-def _final(points: pd.DataFrame, run: str, window: int) -> dict:
-    last = points.iloc[-1]
-    return {
-        "run": run,
-        "size": last["size"],
-        "multiple": _number(last["multiple"]),
-        "n_params": _number(last["n_params"]),
-        "n_tokens": _number(last["n_tokens"]),
-        "flops": _number(last["flops"]),
-    } | {name: points[name].iloc[-window:].mean() for name in ("loss", "acc") if name in points}
-
-
-def _smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
-    kept = points.iloc[math.ceil(protocol.skip * len(points)) :]
-    if kept.empty:
-        kept = points.iloc[-1:]
-    return pd.DataFrame(
-        {name: trailing_mean(kept[name].to_numpy(), protocol.smooth) for name in ("loss", "acc")}
-    )
-
-
-def _measured(
-    rows: pd.DataFrame | None, goal: Target, columns: dict[str, tuple[str, str]]
-) -> dict[str, Any]:
-    """A target's inputs, and what was measured of it at its last tokens.
-
-    `stale` says that there are measurements, but none at the tokens that are forecast: they are
-    not compared.
-    """
-    known = {
-        "run": goal.name,
-        "n_params": goal.n_params,
-        "n_tokens": goal.n_tokens,
-        "flops": goal.flops,
-        "loss": math.nan,
-        "acc": math.nan,
-        "stale": False,
-    }
-    for name, (task, metric) in columns.items():
-        side = _select(rows, task, metric).sort_values("n_tokens", kind="stable")
-        if side.empty:
-            continue
-        if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != goal.n_tokens:
-            known["stale"] = True
-        else:
-            known[name] = side["value"].iloc[-ACTUAL_WINDOW:].mean()
-    return known
-
-
-def _inputs(frame: pd.DataFrame, law: Law, flag: str) -> np.ndarray:
-    """Law inputs, shape (M, I)."""
-    for column in law.inputs:
-        lacking = frame.loc[~(frame[column] > 0), "run"]
-        if len(lacking):
-            raise InputError(f"{flag}: run {lacking.iloc[0]!r} has no {column}: fill it in")
-    return frame[list(law.inputs)].to_numpy(float)
 
 
 def _row(
@@ -405,7 +221,3 @@ def _row(
         relative, loss, loss_lo, loss_hi, actual_loss,
     )  # fmt: skip
     return dict(zip(PREDICTION_COLUMNS, values, strict=True))
-
-
-def _number(cell) -> float:
-    return math.nan if pd.isna(cell) else float(cell)

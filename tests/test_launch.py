@@ -1,4 +1,4 @@
-"""Runs side by side, and real kills: processes ended by SIGKILL leave nothing that cannot resume."""
+"""Runs side by side, and real kills: what SIGKILL ends resumes to the bit."""
 
 import json
 import signal

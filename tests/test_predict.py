@@ -11,6 +11,7 @@ import scipy.optimize
 from fitting import predict as fp
 from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.optimise import predict
+from fitting.points import PAPER
 from fitting.table import COLUMNS, InputError
 
 TRAIN = ["190M-*", "370M-*", "760M-*", "1.3B-*"]
@@ -109,7 +110,7 @@ def test_the_slip_in_the_start_of_step_2_moves_boolq_alone(public_table, monkeyp
     slipped = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
     start, *others = SIGMOID.params
     link = replace(SIGMOID, params=(replace(start, start=-0.5), *others))  # BoolQ's chance - 1
-    monkeypatch.setitem(fp.PAPER, "bpb", replace(fp.PAPER["bpb"], link=link))
+    monkeypatch.setitem(PAPER, "bpb", replace(PAPER["bpb"], link=link))
     meant = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
     moved = 100 * (slipped["pred"] - meant["pred"]).abs()
     assert moved["boolq_val_rc_5shot"] == pytest.approx(0.012, abs=0.001)

@@ -1,0 +1,215 @@
+"""From a measurement table to the points that are fitted: which runs, which checkpoints, how smoothed.
+
+`PAPER` holds how arXiv 2412.04403 prepares each feature.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fitting.laws import LOG_SIGMOID, SIGMOID, Law, Link
+from fitting.table import InputError
+
+MAIN_TASKS = (
+    "mmlu_avg_test_rc_5shot",
+    "hellaswag_val_rc_5shot",
+    "arc_challenge_test_rc_5shot",
+    "arc_easy_test_rc_5shot",
+    "piqa_val_rc_5shot",
+    "csqa_val_rc_5shot",
+    "socialiqa_val_rc_5shot",
+    "openbookqa_test_rc_5shot",
+)  # the paper's eight, in its order
+
+
+ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a feature is prepared (arXiv 2412.04403, Sections 2 and 4, and its code).
+
+    Attributes:
+        metric: the feature.
+        task: whose feature it is; None means the forecast task's own.
+        final_window: last checkpoints averaged into a run's point of step 1.
+        skip: share of a run's first checkpoints left out of step 2.
+        smooth: trailing checkpoints averaged into a point of step 2.
+        link: curve of step 2.
+    """
+
+    metric: str
+    task: str | None
+    final_window: int
+    skip: float
+    smooth: int
+    link: Link
+
+
+PAPER = {
+    "bpb": Protocol("bpb", None, 5, 0.1, 5, SIGMOID),
+    "lm_loss": Protocol("lm_loss", "c4_en_val", 5, 0.1, 5, SIGMOID),
+    "task_ce": Protocol("task_ce", None, 1, 0.5, 1, LOG_SIGMOID),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """A run to forecast: inputs of the laws, and what was measured of it, if anything was."""
+
+    name: str
+    n_params: float
+    n_tokens: float
+    flops: float
+
+
+def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+    """Run names that match any of the patterns, in the table's order."""
+    names = list(dict.fromkeys(table["run"]))
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+            raise InputError(f"--train {pattern!r} matches no run; the table has {some}")
+    return [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+
+
+def parse_target(table: pd.DataFrame, text: str) -> Target:
+    """A target named in the table, or given as `NAME=N_PARAMS,N_TOKENS[,FLOPS]`."""
+    rows = table[table["run"] == text]
+    if not rows.empty:
+        last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
+        return Target(text, *(_number(last[c]) for c in ("n_params", "n_tokens", "flops")))
+    name, given, numbers = text.partition("=")
+    if not given:
+        raise InputError(
+            f"--target {text!r} is not in the table: measure it, or give {text}=N_PARAMS,N_TOKENS"
+        )
+    if (table["run"] == name).any():
+        raise InputError(f"--target {text!r}: the table has a run {name!r}; give another name")
+    try:
+        values = [float(v) for v in numbers.split(",")]
+    except ValueError:
+        values = []
+    if not name or len(values) not in (2, 3) or not all(0 < v < math.inf for v in values):
+        raise InputError(f"--target {text!r}: write NAME=N_PARAMS,N_TOKENS[,FLOPS]")
+    return Target(name, values[0], values[1], values[2] if len(values) == 3 else math.nan)
+
+
+def accuracy_metric(rows: pd.DataFrame) -> str:
+    """`acc_per_char` where a task has it (the paper's accuracy), else `acc`."""
+    return "acc_per_char" if (rows["metric"] == "acc_per_char").any() else "acc"
+
+
+def checkpoints(
+    rows: pd.DataFrame | None, run: str, columns: dict[str, tuple[str, str]]
+) -> pd.DataFrame:
+    """A run's checkpoints that have every column, oldest first, indexed by tokens.
+
+    Args:
+        rows: the run's measurements, or None.
+        run: its name, for messages.
+        columns: name of each column -> (task, metric) it holds.
+
+    Raises:
+        InputError: the run lacks a measurement, or tokens, or has two at the same tokens.
+    """
+    sides = {}
+    for name, (task, metric) in columns.items():
+        side = _select(rows, task, metric)
+        if side.empty:
+            raise InputError(f"run {run!r} has no {metric} of {task!r}: measure it or leave it out")
+        if side["n_tokens"].isna().any():
+            raise InputError(f"run {run!r} has no n_tokens: fill in the column or leave it out")
+        if side["n_tokens"].duplicated().any():
+            raise InputError(f"run {run!r} has {metric} of {task!r} twice at the same n_tokens")
+        sides[name] = side.set_index("n_tokens", drop=False)
+    both = next(iter(sides.values())).sort_index()
+    for name, side in sides.items():
+        both[name] = side["value"]
+    both = both.dropna(subset=list(sides))
+    if both.empty:
+        said = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
+        raise InputError(f"run {run!r}: {said} share no checkpoint")
+    return both
+
+
+def _select(rows: pd.DataFrame | None, task: str, metric: str) -> pd.DataFrame:
+    if rows is None:
+        return pd.DataFrame(columns=["n_tokens", "value"])
+    return rows[(rows["task"] == task) & (rows["metric"] == metric)]
+
+
+def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of each value and the `window` - 1 before it; of what exists at the start."""
+    return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
+
+
+def final_point(points: pd.DataFrame, run: str, window: int) -> dict:
+    """A run's point of step 1: its last inputs, and its columns averaged over the window."""
+    last = points.iloc[-1]
+    return {
+        "run": run,
+        "size": last["size"],
+        "multiple": _number(last["multiple"]),
+        "n_params": _number(last["n_params"]),
+        "n_tokens": _number(last["n_tokens"]),
+        "flops": _number(last["flops"]),
+    } | {name: points[name].iloc[-window:].mean() for name in ("loss", "acc") if name in points}
+
+
+def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """A run's points of step 2: first checkpoints skipped, the rest averaged over trailing ones."""
+    kept = points.iloc[math.ceil(protocol.skip * len(points)) :]
+    if kept.empty:
+        kept = points.iloc[-1:]
+    return pd.DataFrame(
+        {name: trailing_mean(kept[name].to_numpy(), protocol.smooth) for name in ("loss", "acc")}
+    )
+
+
+def measured_target(
+    rows: pd.DataFrame | None, goal: Target, columns: dict[str, tuple[str, str]]
+) -> dict[str, Any]:
+    """A target's inputs, and what was measured of it at its last tokens.
+
+    `stale` says that there are measurements, but none at the tokens that are forecast: they are
+    not compared.
+    """
+    known = {
+        "run": goal.name,
+        "n_params": goal.n_params,
+        "n_tokens": goal.n_tokens,
+        "flops": goal.flops,
+        "loss": math.nan,
+        "acc": math.nan,
+        "stale": False,
+    }
+    for name, (task, metric) in columns.items():
+        side = _select(rows, task, metric).sort_values("n_tokens", kind="stable")
+        if side.empty:
+            continue
+        if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != goal.n_tokens:
+            known["stale"] = True
+        else:
+            known[name] = side["value"].iloc[-ACTUAL_WINDOW:].mean()
+    return known
+
+
+def law_inputs(frame: pd.DataFrame, law: Law, flag: str) -> np.ndarray:
+    """Law inputs, shape (M, I)."""
+    for column in law.inputs:
+        lacking = frame.loc[~(frame[column] > 0), "run"]
+        if len(lacking):
+            raise InputError(f"{flag}: run {lacking.iloc[0]!r} has no {column}: fill it in")
+    return frame[list(law.inputs)].to_numpy(float)
+
+
+def _number(cell) -> float:
+    return math.nan if pd.isna(cell) else float(cell)
