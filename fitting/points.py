@@ -1,4 +1,4 @@
-"""From a measurement table to the points that are fitted: which runs, which checkpoints, how smoothed.
+"""From a measurement table to the points that are fitted: which runs and checkpoints, smoothed how.
 
 `PAPER` holds how arXiv 2412.04403 prepares each feature.
 """

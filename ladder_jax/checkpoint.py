@@ -15,6 +15,10 @@ from fitting.table import InputError
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+class Corrupt(InputError):
+    """A checkpoint that cannot be read."""
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -47,36 +51,45 @@ class Checkpoints:
         """Committed steps, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def restore(self, abstract_state: Any, step: int | None = None) -> tuple[Any, dict[str, Any]]:
-        """A given step, or the newest that can be read; a corrupt one is skipped and named.
+    def restore(self, abstract_state: Any, step: int) -> tuple[Any, dict[str, Any]]:
+        """State and meta of a step.
 
         Args:
             abstract_state: `jax.ShapeDtypeStruct`s with shardings, in the state's structure.
-            step: the step to restore; the newest good one by default.
+            step: a committed step.
 
         Raises:
-            InputError: no checkpoint can be read.
+            Corrupt: it cannot be read.
         """
-        steps = self.steps() if step is None else [step]
-        for candidate in reversed(steps):
+        items = ocp.args.Composite(
+            state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
+        )
+        try:
+            restored = self._manager.restore(step, args=items)
+            return jax.block_until_ready(restored["state"]), restored["meta"]
+        except Exception as e:  # Orbax raises many kinds for damaged files
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+            raise Corrupt(f"{self.directory}: checkpoint {step} is corrupt ({reason})") from None
+
+    def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]]:
+        """The newest step that can be read; corrupt ones are named and dropped.
+
+        Raises:
+            InputError: none can be read.
+        """
+        for step in reversed(self.steps()):
             try:
-                restored = self._manager.restore(
-                    candidate,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(abstract_state),
-                        meta=ocp.args.JsonRestore(),
-                    ),
-                )
-                return jax.block_until_ready(restored["state"]), restored["meta"]
-            except Exception as e:  # Orbax raises many kinds for damaged files
-                reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
-                print(
-                    f"{self.directory}: checkpoint {candidate} is corrupt ({reason})",
-                    file=sys.stderr,
-                )
-                if step is None:
-                    self._manager.delete(candidate)  # it will be written again
+                return self.restore(abstract_state, step)
+            except Corrupt as e:
+                print(e, file=sys.stderr)
+                self.drop_from(step)
         raise InputError(f"{self.directory}: no checkpoint can be read; remove the run to restart")
+
+    def drop_from(self, step: int) -> None:
+        """Deletes a step and those after it, to be trained again."""
+        for late in self.steps():
+            if late >= step:
+                self._manager.delete(late)
 
     def close(self) -> None:
         """Waits for what is being saved."""

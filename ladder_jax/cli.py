@@ -191,10 +191,12 @@ def _train(args: argparse.Namespace) -> None:
         run = known[name]
     run = override(run, args.overrides)
 
-    from ladder_jax.train import train
+    from ladder_jax.score import train_and_score
 
-    train(run, args.out, cache_dir())
-    print(f"{args.out}: {run.name} is trained; ladder measure --runs {args.out} --out FILE")
+    train_and_score(run, Path(args.out), cache_dir())
+    print(
+        f"{args.out}: {run.name} is trained and scored; ladder measure --runs {args.out} --out FILE"
+    )
 
 
 def _experiment(name: str) -> Any:

@@ -73,10 +73,10 @@ def train_all(runs: Sequence[RunConfig], out: Path, cache: Path, workers: int) -
     todo = [run for run in runs if not tracking.is_done(run, run_directory(out, run))]
     todo.sort(key=_cost, reverse=True)
     if workers <= 1:
-        from ladder_jax.train import train
+        from ladder_jax.score import train_and_score
 
         for run in todo:
-            train(run, run_directory(out, run), cache)
+            train_and_score(run, run_directory(out, run), cache)
         return
     failures: dict[str, str] = {}
     os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)  # read when a worker starts
@@ -108,7 +108,9 @@ def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
     """State of a run from its log: state, step, loss, tokens/s, epochs and ETA where known."""
     rows = tracking.read(directory)
     last = rows[-1] if rows else {}
-    state = "done" if tracking.is_done(run, directory) else "running" if rows else "waiting"
+    state = "running" if rows else "waiting"
+    if tracking.is_trained(run, directory):
+        state = "done" if tracking.is_done(run, directory) else "scoring"
     left = (run.n_steps - last.get("step", 0)) * run.batch_tokens
     rate = last.get("tokens_per_s", 0.0)
     return {
@@ -204,6 +206,6 @@ def _die_with(parent: int, end: Callable[[int], Any]) -> None:
 
 
 def _train_one(run: RunConfig, directory: Path, cache: Path) -> None:
-    from ladder_jax.train import train
+    from ladder_jax.score import train_and_score
 
-    train(run, directory, cache, progress=False)
+    train_and_score(run, directory, cache, progress=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fitting.table import (
 )
 from ladder_jax import tracking
 from ladder_jax.config import RunConfig, load_json
+from ladder_jax.eval import metrics, store
 from ladder_jax.models import counts
 from ladder_jax.models.sizes import OLMO2_SIZES
 
@@ -115,19 +117,30 @@ def _run_rows(directory: Path) -> list[dict[str, Any]]:
         "lr_peak": run.optim.lr_peak,
     }
     rows = []
-    for path in sorted((directory / "evals").glob("*.json")):
-        measured = json.loads(path.read_text(encoding="utf-8"))
-        step, n_tokens = measured["step"], measured["step"] * run.batch_tokens
+    for step, task, values, n_examples in _measured(directory / "evals"):
+        n_tokens = step * run.batch_tokens
         at = {
             "step": step,
             "n_tokens": n_tokens,
             "flops": n_tokens * counts.flops_per_token(run.model),
             "lr": rates.get(step, np.nan),
-            "task": measured["task"],
-            "n_examples": measured["n_examples"],
+            "task": task,
+            "n_examples": n_examples,
         }
-        rows += [known | at | {"metric": m, "value": v} for m, v in measured["values"].items()]
+        rows += [known | at | {"metric": m, "value": v} for m, v in values.items()]
     return rows
+
+
+def _measured(evals: Path) -> Iterator[tuple[int, str, dict[str, float], int]]:
+    """(step, task, metrics, examples): recorded ones, and those recomputed from score stores."""
+    for path in sorted(evals.glob("*.json")):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        yield kept["step"], kept["task"], kept["values"], kept["n_examples"]
+    for path in sorted(evals.glob("scores-*.parquet")):
+        scores = store.read(path)
+        for task, values in metrics.of_store(scores).items():
+            n_examples = scores.loc[scores["task"] == task, "doc"].nunique()
+            yield int(path.stem.removeprefix("scores-")), task, values, n_examples
 
 
 def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:

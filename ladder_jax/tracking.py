@@ -94,10 +94,25 @@ def claim_directory(run: RunConfig, directory: Path) -> None:
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
+def is_trained(run: RunConfig, directory: Path) -> bool:
+    """Whether the last checkpoint is committed."""
+    return (directory / "checkpoints" / str(run.n_steps)).is_dir()
+
+
+def is_scored(run: RunConfig, directory: Path, step: int) -> bool:
+    """Whether a step's held-out loss and tasks are measured."""
+    tasks = scores_path(directory, step).is_file() or not run.eval.tasks
+    return tasks and eval_path(directory, step, "heldout").is_file()
+
+
 def is_done(run: RunConfig, directory: Path) -> bool:
-    """Whether the last checkpoint is committed and measured."""
-    final = directory / "checkpoints" / str(run.n_steps)
-    return final.is_dir() and eval_path(directory, run.n_steps, "heldout").is_file()
+    """Whether the run is trained and its last checkpoint measured."""
+    return is_trained(run, directory) and is_scored(run, directory, run.n_steps)
+
+
+def scores_path(directory: Path, step: int) -> Path:
+    """Where the score store of a step is kept."""
+    return directory / "evals" / f"scores-{step:08d}.parquet"
 
 
 def eval_path(directory: Path, step: int, name: str) -> Path:

@@ -47,7 +47,7 @@ def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = T
 
     Args:
         run: what to train.
-        directory: of this run alone; gets `config.json`, `metrics.jsonl`, `checkpoints/`, `evals/`.
+        directory: of this run alone; gets `config.json`, `metrics.jsonl` and `checkpoints/`.
         cache: of tokenizers and packed text.
         progress: draw a progress bar.
 
@@ -56,7 +56,7 @@ def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = T
     """
     directory = Path(directory)
     tracking.claim_directory(run, directory)
-    if tracking.is_done(run, directory):
+    if tracking.is_trained(run, directory):
         return
     mesh = sharding.make_mesh(run.mesh)
     if run.batch_seqs % sharding.batch_divisor(mesh):
@@ -92,7 +92,6 @@ def _train(
     schedule = optim.schedule_of(run.optim, run.n_steps)
     batches = packed.batches(run.batch_seqs, run.data.seed)
     rows = sharding.batch_sharding(mesh)
-    held = heldout.Heldout.of(packed, run.eval.heldout_tokens)
     saves = set(checkpoint_steps(run))
     pending: list[dict[str, jax.Array]] = []
     clock = _Clock(log.cpu_s)
@@ -110,8 +109,6 @@ def _train(
             bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
             pending.clear()
         if step in saves:
-            measured = heldout.measure(run.model, state.params, held)
-            tracking.write_eval(directory, step, "heldout", measured, len(held.rows))
             checkpoints.save(step, state, _meta(run, packed, step))
     bar.close()
     log.close()
@@ -206,7 +203,7 @@ def state_sharding(model: config_module.ModelConfig, constants: OptimConfig, mes
 
 
 def checkpoint_steps(run: RunConfig) -> list[int]:
-    """Steps after which the run is scored and saved; the last step is always one."""
+    """Steps after which the run is saved, and later scored; the last step is always one."""
     if run.checkpoint_every:
         steps = [*range(run.checkpoint_every, run.n_steps + 1, run.checkpoint_every), run.n_steps]
     else:
@@ -219,7 +216,7 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
     """The newest good checkpoint's state, or a fresh one."""
     if not checkpoints.steps():
         return init_state(run, mesh)
-    state, meta = checkpoints.restore(abstract_state(run, mesh))
+    state, meta = checkpoints.restore_newest(abstract_state(run, mesh))
     expected = _meta(run, packed, int(state.step))
     if meta != expected:
         key, there, here = tracking.first_difference(meta, expected)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from fitting.table import InputError
-from ladder_jax import optim, sharding, tracking, train
+from ladder_jax import measure, optim, score, sharding, tracking, train
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.config import (
     DataConfig,
@@ -187,7 +187,7 @@ def test_losses_cover_the_same_text_in_nats_and_bytes(run, cache):
 
 
 def test_a_run_learns_logs_and_measures(run, tmp_path, cache):
-    train.train(run, tmp_path / "r", cache, progress=False)
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert load_json(RunConfig, tmp_path / "r" / "config.json") == run
     rows = read(tmp_path / "r")
     assert [r["step"] for r in rows] == [8, 10, 16, 20, 24]
@@ -200,8 +200,24 @@ def test_a_run_learns_logs_and_measures(run, tmp_path, cache):
     assert evals[-1]["values"]["lm_bpb"] < evals[0]["values"]["lm_bpb"]
     assert tracking.is_done(run, tmp_path / "r")
     before = results(tmp_path / "r")
-    train.train(run, tmp_path / "r", cache, progress=False)  # nothing left to do
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)  # nothing left to do
     assert results(tmp_path / "r") == before
+
+
+def test_a_run_is_scored_on_its_tasks_once(run, tmp_path, cache):
+    run = replace(run, n_steps=8, eval=EvalConfig(("cloze4",), 2, heldout_tokens=400))
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    stores = sorted((tmp_path / "r" / "evals").glob("scores-*.parquet"))
+    assert [p.name for p in stores] == ["scores-00000004.parquet", "scores-00000008.parquet"]
+    stamps = [p.stat().st_mtime_ns for p in stores]
+    stores[1].unlink()
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    assert stores[0].stat().st_mtime_ns == stamps[0]  # nothing is scored twice
+    table = measure.from_runs(tmp_path)
+    cloze = table[(table["task"] == "cloze4") & (table["step"] == 8)].set_index("metric")["value"]
+    assert cloze["bpb"] > 0
+    assert 0 < cloze["acc"] < 1
+    assert set(table["task"]) == {"cloze4", "heldout"}
 
 
 class Killed(Exception):
@@ -212,7 +228,7 @@ class Killed(Exception):
 def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
     run, tmp_path, cache, monkeypatch, where
 ):
-    train.train(run, tmp_path / "whole", cache, progress=False)
+    score.train_and_score(run, tmp_path / "whole", cache, progress=False)
     real, calls = train._collect, []
 
     def collect(*args):
@@ -223,15 +239,15 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
 
     monkeypatch.setattr(train, "_collect", collect)
     with pytest.raises(Killed):
-        train.train(run, tmp_path / "cut", cache, progress=False)
+        score.train_and_score(run, tmp_path / "cut", cache, progress=False)
     monkeypatch.undo()
-    train.train(run, tmp_path / "cut", cache, progress=False)
+    score.train_and_score(run, tmp_path / "cut", cache, progress=False)
     assert results(tmp_path / "cut") == results(tmp_path / "whole")
     mesh = sharding.make_mesh(run.mesh)
     ends = []
     for name in ("cut", "whole"):
         kept = Checkpoints(tmp_path / name / "checkpoints")
-        ends.append(kept.restore(train.abstract_state(run, mesh))[0])
+        ends.append(kept.restore_newest(train.abstract_state(run, mesh))[0])
         kept.close()
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -254,11 +270,11 @@ def damage(directory, how):
 
 @pytest.mark.parametrize("how", ["cut short", "flipped", "emptied"])
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache, capsys, how):
-    train.train(run, tmp_path / "r", cache, progress=False)
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
     whole = results(tmp_path / "r")
     damage(tmp_path / "r" / "checkpoints" / "24", how)
     (tmp_path / "r" / "evals" / "heldout-00000024.json").unlink()
-    train.train(run, tmp_path / "r", cache, progress=False)
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert "checkpoint 24 is corrupt" in capsys.readouterr().err
     assert results(tmp_path / "r") == whole
     assert tracking.is_done(run, tmp_path / "r")
@@ -280,26 +296,26 @@ def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, mo
 
     monkeypatch.setattr(train, "make_step", broken)
     with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkpoints"):
-        train.train(run, tmp_path / "r", cache, progress=False)
-    assert [p.name for p in (tmp_path / "r" / "evals").iterdir()] == ["heldout-00000008.json"]
+        score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    assert not (tmp_path / "r" / "checkpoints" / "16").exists()
 
 
 def test_a_directory_belongs_to_one_config(run, tmp_path, cache):
     tracking.claim_directory(run, tmp_path)
     other = replace(run, optim=replace(run.optim, lr_peak=0.02))
     with pytest.raises(InputError, match=r"another config \(optim.lr_peak is 0.01 there, 0.02 he"):
-        train.train(other, tmp_path, cache, progress=False)
+        score.train_and_score(other, tmp_path, cache, progress=False)
 
 
 def test_an_unwritable_directory_is_one_line(run, tmp_path, cache):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        train.train(run, tmp_path / "file" / "r", cache, progress=False)
+        score.train_and_score(run, tmp_path / "file" / "r", cache, progress=False)
 
 
 def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
     with pytest.raises(InputError, match="batch_seqs 6 does not divide over 8"):
-        train.train(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
+        score.train_and_score(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
     with pytest.raises(InputError, match="needs 6 devices, there are 8"):
         sharding.make_mesh(MeshConfig(data=2, fsdp=3))
 

@@ -83,8 +83,11 @@ class Decoder(nnx.Module):
         mask_BxLxS: jax.Array | None = None,
     ) -> jax.Array:
         """Logits, shape (B, L, V); arguments as in `hidden`."""
-        logits = linear(self.hidden(token_BxL, position_BxL, mask_BxLxS), self.head)
-        return constrain(logits, "batch", "length", "vocab")
+        return self.logits(self.hidden(token_BxL, position_BxL, mask_BxLxS))
+
+    def logits(self, hidden_BxLxD: jax.Array) -> jax.Array:
+        """The output head alone: hidden states to logits, shape (B, L, V)."""
+        return constrain(linear(hidden_BxLxD, self.head), "batch", "length", "vocab")
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
