@@ -161,6 +161,8 @@ def _run(args: argparse.Namespace) -> None:
     from ladder_jax import launch, measure
     from ladder_jax.download import cache_dir
 
+    if not args.out or (args.workers is not None and args.workers < 1):
+        raise InputError("--out must name a directory, and --workers be 1 or more")
     out, runs = Path(args.out), _runs(args.experiment)
     launch.claim_manifest(args.experiment, runs, out)
     launch.train_all(runs, out, cache_dir(), args.workers or launch.default_workers())
@@ -174,6 +176,8 @@ def _status(args: argparse.Namespace) -> None:
 
     from ladder_jax import launch
 
+    if not (Path(args.out) / "manifest.json").is_file():
+        raise InputError(f"{args.out}: holds no experiment; ladder run writes it")
     rich.print(launch.status_table(_runs(args.experiment), Path(args.out)))
 
 
@@ -190,6 +194,8 @@ def _train(args: argparse.Namespace) -> None:
             raise InputError(f"{experiment} has no run {name!r}; it has {', '.join(known)}")
         run = known[name]
     run = override(run, args.overrides)
+    if not args.out:
+        raise InputError("--out is empty: name a directory")
 
     from ladder_jax.score import train_and_score
 

@@ -65,6 +65,7 @@ class ModelConfig:
         for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive")
         _require(self.n_kv_heads >= 0, "model.n_kv_heads must not be negative")
+        _require(self.init_std >= 0, "model.init_std must not be negative")
         _require(self.d_model % self.n_heads == 0, "model.n_heads must divide model.d_model")
         _require(self.head_dim % 2 == 0, "model.d_model / model.n_heads must be even (RoPE)")
         _require(self.n_heads % self.kv_heads == 0, "model.n_kv_heads must divide model.n_heads")
@@ -103,6 +104,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.heldout_fraction < 1, "data.heldout_fraction must lie between 0 and 1")
+        _require(self.seed >= 0, "data.seed must not be negative")
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,12 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _require(0 < self.lr_peak < math.inf, "optim.lr_peak must be positive and finite")
-        for name in ("beta1", "beta2", "lr_final_ratio"):
-            _require(0 <= getattr(self, name) <= 1, f"optim.{name} must lie between 0 and 1")
-        _require(self.warmup_steps >= 0, "optim.warmup_steps must not be negative")
+        for name in ("beta1", "beta2"):
+            _require(0 <= getattr(self, name) < 1, f"optim.{name} must lie in [0, 1)")
+        _require(0 <= self.lr_final_ratio <= 1, "optim.lr_final_ratio must lie in [0, 1]")
+        _require(self.clip_norm > 0, "optim.clip_norm must be positive")
+        for name in ("warmup_steps", "eps", "weight_decay", "z_loss"):
+            _require(getattr(self, name) >= 0, f"optim.{name} must not be negative")
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,10 @@ class EvalConfig:
     tasks: tuple[str, ...] = ()
     n_checkpoints: int = 6
     heldout_tokens: int = 262_144
+
+    def __post_init__(self) -> None:
+        for name in ("n_checkpoints", "heldout_tokens"):
+            _require(getattr(self, name) > 0, f"eval.{name} must be positive")
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,8 @@ class RunConfig:
         _require(self.n_steps > 0, "n_steps must be positive")
         _require(0 <= self.multiple < math.inf, "multiple must be finite and not negative")
         _require(self.batch_seqs > 0, "batch_seqs must be positive")
+        for name in ("seed", "checkpoint_every"):
+            _require(getattr(self, name) >= 0, f"{name} must not be negative")
 
     @property
     def batch_tokens(self) -> int:

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> Non
     path = out / "manifest.json"
     manifest = {"experiment": experiment, "runs": {run.name: config_hash(run) for run in runs}}
     if path.is_file():
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = tracking.read_json(path)
         if theirs != manifest:
             key, _, _ = tracking.first_difference(theirs, manifest)
             raise InputError(f"{out} belongs to another config ({key} differs): use another --out")
@@ -72,12 +72,6 @@ def train_all(runs: Sequence[RunConfig], out: Path, cache: Path, workers: int) -
     """
     todo = [run for run in runs if not tracking.is_done(run, run_directory(out, run))]
     todo.sort(key=_cost, reverse=True)
-    if workers <= 1:
-        from ladder_jax.score import train_and_score
-
-        for run in todo:
-            train_and_score(run, run_directory(out, run), cache)
-        return
     failures: dict[str, str] = {}
     os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)  # read when a worker starts
     context = multiprocessing.get_context("spawn")
@@ -167,12 +161,15 @@ def _watch(
             for future in done:
                 try:
                     future.result()
-                except InputError as e:
-                    failures[futures[future].name] = str(e)
                 except BrokenProcessPool:
                     raise InputError(
                         "a worker died (out of memory?): run the command again, it resumes"
                     ) from None
+                except InputError as e:
+                    failures[futures[future].name] = str(e)
+                except Exception as e:  # a defect in one run is no reason to lose the others
+                    text = (str(e).strip().splitlines() or [""])[0]
+                    failures[futures[future].name] = f"{type(e).__name__}: {text}"
             if time.monotonic() - drawn > every or not pending:
                 drawn = time.monotonic()
                 _draw(live, status_table(runs, out), bool(pending))
@@ -196,13 +193,13 @@ def _begin_worker(cores: Any, parent: int) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     os.environ["OMP_NUM_THREADS"] = "1"
-    threading.Thread(target=_die_with, args=(parent, os._exit), daemon=True).start()
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 
-def _die_with(parent: int, end: Callable[[int], Any]) -> None:
+def _die_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
-    end(1)
+    os._exit(1)
 
 
 def _train_one(run: RunConfig, directory: Path, cache: Path) -> None:

@@ -7,7 +7,6 @@ files hold none.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,7 +133,7 @@ def _run_rows(directory: Path) -> list[dict[str, Any]]:
 def _measured(evals: Path) -> Iterator[tuple[int, str, dict[str, float], int]]:
     """(step, task, metrics, examples): recorded ones, and those recomputed from score stores."""
     for path in sorted(evals.glob("*.json")):
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = tracking.read_json(path)
         yield kept["step"], kept["task"], kept["values"], kept["n_examples"]
     for path in sorted(evals.glob("scores-*.parquet")):
         scores = store.read(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -
 
     Returns:
         Whether all committed checkpoints are scored: False if one was corrupt, which is then
-        dropped with those after it.
+        set aside with those after it.
     """
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
@@ -71,13 +72,15 @@ def _score(
             try:
                 params = checkpoints.restore(abstract, step)[0].params
             except Corrupt as e:
-                print(e, file=sys.stderr)
-                checkpoints.drop_from(step)
+                print(f"{e}: training it again", file=sys.stderr)
+                checkpoints.set_aside(step)
                 return False
             if rows is not None:
                 values = loglik.score(run.model, params, rows)
                 path = tracking.scores_path(directory, step)
                 store.write(store.make(tasks, values, lengths), path)
             measured = heldout.measure(run.model, params, held)
+            if not all(map(math.isfinite, measured.values())):
+                raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
             tracking.write_eval(directory, step, "heldout", measured, len(held.rows))
     return True

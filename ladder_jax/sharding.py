@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fitting.table import InputError
-from ladder_jax.config import MeshConfig
+from ladder_jax.config import MeshConfig, ModelConfig
 
 AXES = ("data", "fsdp", "tensor")
 PARAMETER_RULES: dict[str | None, Any] = {
@@ -95,6 +95,28 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def batch_divisor(mesh: Mesh) -> int:
-    """Sequences in a batch must be a multiple of this."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+def check_fit(model: ModelConfig, batch_seqs: int, mesh: Mesh) -> None:
+    """Checks that batch and parameters divide over the mesh.
+
+    Raises:
+        InputError: one line that names what does not.
+    """
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_seqs % rows:
+        raise InputError(
+            f"batch_seqs {batch_seqs} does not divide over {rows} data x fsdp devices: "
+            "change the mesh"
+        )
+    widths = {
+        "d_model": ("fsdp", model.d_model),
+        "d_ff": ("tensor", model.d_ff),
+        "n_heads": ("tensor", model.n_heads),
+        "n_kv_heads": ("tensor", model.kv_heads),
+        "vocab_size": ("tensor", model.vocab_size),
+    }
+    for name, (axis, width) in widths.items():
+        if width % mesh.shape[axis]:
+            raise InputError(
+                f"model.{name} {width} does not divide over mesh.{axis} {mesh.shape[axis]}: "
+                "change the mesh"
+            )

@@ -30,9 +30,12 @@ def read(run_directory: Path) -> list[dict[str, Any]]:
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict) or "step" not in row:
+                break
+            rows.append(row)
     return rows
 
 
@@ -61,7 +64,12 @@ def lock(directory: Path) -> Iterator[None]:
     Raises:
         InputError: another process holds it.
     """
-    with open(directory / ".lock", "w") as file:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "w")  # noqa: SIM115
+    except OSError as e:
+        raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
+    with file:
         deadline = time.monotonic() + _LOCK_PATIENCE_S
         while True:
             try:
@@ -74,24 +82,44 @@ def lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def claim_directory(run: RunConfig, directory: Path) -> None:
-    """Writes `config.json`, or checks that the directory is already this run's.
+def check_directory(run: RunConfig, directory: Path) -> bool:
+    """Whether the directory already is this run's; writes nothing.
 
     Raises:
-        InputError: it belongs to another config, or cannot be written.
+        InputError: it belongs to another config.
     """
+    if not str(directory) or directory == Path("."):
+        raise InputError("--out must name a directory of the run's own")
     path = directory / "config.json"
-    if path.is_file():
-        theirs = config_module.load_json(RunConfig, path)
-        if theirs != run:
-            key, there, here = first_difference(draccus.encode(theirs), draccus.encode(run))
-            raise InputError(
-                f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
-                "choose another --out"
-            )
-        return
-    text = config_module.to_json(run)
-    write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    if not path.is_file():
+        return False
+    theirs = config_module.load_json(RunConfig, path)
+    if theirs != run:
+        key, there, here = first_difference(draccus.encode(theirs), draccus.encode(run))
+        raise InputError(
+            f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
+            "choose another --out"
+        )
+    return True
+
+
+def claim_directory(run: RunConfig, directory: Path) -> None:
+    """Writes `config.json` unless the directory already is this run's; see `check_directory`."""
+    if not check_directory(run, directory):
+        text = config_module.to_json(run)
+        write_atomically(directory / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def read_json(path: Path) -> Any:
+    """Parses a JSON file that we wrote.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path}: cannot be read ({e}); remove it to have it made again") from None
 
 
 def is_trained(run: RunConfig, directory: Path) -> bool:

@@ -55,39 +55,40 @@ def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = T
         InputError: bad data or mesh, a directory of another config, or `Diverged`.
     """
     directory = Path(directory)
-    tracking.claim_directory(run, directory)
+    tracking.check_directory(run, directory)
     if tracking.is_trained(run, directory):
         return
     mesh = sharding.make_mesh(run.mesh)
-    if run.batch_seqs % sharding.batch_divisor(mesh):
-        raise InputError(
-            f"batch_seqs {run.batch_seqs} does not divide over "
-            f"{sharding.batch_divisor(mesh)} data x fsdp devices: change the mesh"
-        )
+    sharding.check_fit(run.model, run.batch_seqs, mesh)
     packed = prepare(run.data, run.model.seq_len, cache)
     if packed.info.vocab_size > run.model.vocab_size:
         raise InputError(
             f"the tokenizer has {packed.info.vocab_size} entries: raise model.vocab_size to it"
         )
     with tracking.lock(directory), sharding.use_mesh(mesh):
+        tracking.claim_directory(run, directory)
         checkpoints = Checkpoints(directory / "checkpoints")
+        log = None
         try:
-            _train(run, directory, packed, checkpoints, mesh, progress)
+            state = _begin(run, checkpoints, mesh, packed)
+            log = MetricsLog(directory, int(state.step))
+            _train(run, state, log, packed, checkpoints, mesh, progress)
         finally:
             checkpoints.close()
+            if log is not None:
+                log.close()
 
 
 def _train(
     run: RunConfig,
-    directory: Path,
+    state: TrainState,
+    log: MetricsLog,
     packed: Packed,
     checkpoints: Checkpoints,
     mesh: Any,
     progress: bool,
 ) -> None:
-    state = _begin(run, checkpoints, mesh, packed)
     start = int(state.step)
-    log = MetricsLog(directory, start)
     step_function = make_step(run.model, _constants(run.optim), mesh)
     schedule = optim.schedule_of(run.optim, run.n_steps)
     batches = packed.batches(run.batch_seqs, run.data.seed)
@@ -95,13 +96,18 @@ def _train(
     saves = set(checkpoint_steps(run))
     pending: list[dict[str, jax.Array]] = []
     clock = _Clock(log.cpu_s)
-    bar = tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step", disable=not progress)
+    bar = tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step",
+               disable=not progress, leave=False)  # fmt: skip
     for step in range(start + 1, run.n_steps + 1):
         batch = jax.device_put(batches[step - 1], rows)
         state, metrics = step_function(state, batch, schedule)
         pending.append(metrics)
         if step % LOG_EVERY == 0 or step in saves or step == run.n_steps:
-            row = _collect(pending, step, checkpoints)
+            try:
+                row = _collect(pending, step, checkpoints)
+            except Diverged:
+                bar.close()
+                raise
             n_tokens = step * run.batch_tokens
             seen = {"n_tokens": n_tokens, "epoch": n_tokens / packed.info.n_tokens["train"]}
             log.write(row | seen | clock.lap(len(pending) * run.batch_tokens))
@@ -111,14 +117,14 @@ def _train(
         if step in saves:
             checkpoints.save(step, state, _meta(run, packed, step))
     bar.close()
-    log.close()
 
 
 def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
     """The jitted training step: (state, batch of shape (B, L + 1), schedule) -> state, metrics.
 
     Compiled once for a model, a mesh and the optimiser's constants; learning rate and length are
-    arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`.
+    arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`
+    and, after it, `param_norm`.
     """
     return _make_step(model, constants, mesh)
 
@@ -143,7 +149,12 @@ def _make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: A
         lr = optim.learning_rate(schedule, state.step.astype(jnp.float32))
         direction, moments = transformation.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
-        metrics = {"loss": loss, "lr": lr, "grad_norm": optax.tree.norm(grads)}
+        metrics = {
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": optax.tree.norm(grads),
+            "param_norm": optax.tree.norm(params),
+        }
         return TrainState(state.step + 1, params, moments), metrics
 
     shards = state_sharding(model, constants, mesh)
@@ -214,9 +225,10 @@ def checkpoint_steps(run: RunConfig) -> list[int]:
 
 def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) -> TrainState:
     """The newest good checkpoint's state, or a fresh one."""
-    if not checkpoints.steps():
+    restored = checkpoints.restore_newest(abstract_state(run, mesh))
+    if restored is None:
         return init_state(run, mesh)
-    state, meta = checkpoints.restore_newest(abstract_state(run, mesh))
+    state, meta = restored
     expected = _meta(run, packed, int(state.step))
     if meta != expected:
         key, there, here = tracking.first_difference(meta, expected)
@@ -255,13 +267,14 @@ def _collect(
     """
     fetched = jax.device_get(pending)
     for back, metrics in enumerate(fetched, start=1 - len(fetched)):
-        if not np.isfinite(metrics["loss"]) or not np.isfinite(metrics["grad_norm"]):
-            good = checkpoints.steps()
-            kept = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
-            raise Diverged(
-                f"the loss is {metrics['loss']} at step {step + back}; last good checkpoint: "
-                f"{kept}; lower optim.lr_peak"
-            )
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                good = checkpoints.steps()
+                kept = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
+                raise Diverged(
+                    f"the {name} is {value} at step {step + back}; last good checkpoint: {kept}; "
+                    "lower optim.lr_peak, with another --out"
+                )
     return {"step": step} | {name: float(value) for name, value in fetched[-1].items()}
 
 

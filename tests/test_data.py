@@ -69,7 +69,8 @@ def test_the_speeches_are_held_out_by_decade():
 
 def test_jsonl_and_its_complaints(tmp_path):
     path = tmp_path / "a.jsonl"
-    path.write_text("".join(json.dumps({"body": story(i)}) + "\n" for i in range(10)))
+    lines = [json.dumps({"body": story(i) + "\u2028"}, ensure_ascii=False) for i in range(10)]
+    path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     config = DataConfig(source="local", path=str(path), text_field="body")
     assert len(sources.load(config).train) == 9
     with pytest.raises(InputError, match=r"a.jsonl: row 1: no JSON object with 'text'"):
@@ -132,8 +133,10 @@ def test_any_text_survives_the_tokenizer_and_training_is_cached(tmp_path):
     documents = [Document(str(i), story(i)) for i in range(8)]
     tokenizer = train_bpe(documents, 300, tmp_path)
     assert tokenizer.get_vocab_size() == 300
-    text = "unseen ☃ letters\tand\nlines"
-    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    text = "unseen ☃ letters\tand\nlines <|endoftext|>"
+    ids = tokenizer.encode(text).ids
+    assert 0 not in ids  # text that spells the end of text is text
+    assert tokenizer.decode(ids, skip_special_tokens=False) == text
     (cached,) = (tmp_path / "tokenizers").iterdir()
     stamp = cached.stat().st_mtime_ns
     assert train_bpe(documents, 300, tmp_path).to_str() == tokenizer.to_str()

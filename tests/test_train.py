@@ -114,6 +114,11 @@ def test_one_step_is_adamw_written_out():
         decay = 0.0 if path[0].key == "embed" else 0.1
         return p - lr * (direction + decay * p)
 
+    clipped = jax.tree.map(lambda g: np.asarray(g) * min(1.0, 1.0 / norm), grads)
+    adam = state.moments[1]
+    for moment, rate, power in ((adam.mu, 1 - 0.9, 1), (adam.nu, 1 - 0.95, 2)):
+        for m, g in zip(jax.tree.leaves(moment), jax.tree.leaves(clipped), strict=True):
+            np.testing.assert_allclose(m, rate * g**power, rtol=2e-3, atol=1e-8)
     wanted = jax.tree_util.tree_map_with_path(expected, params, grads)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-4)
@@ -260,22 +265,25 @@ def damage(directory, how):
     if how == "cut short":
         largest.write_bytes(content[: len(content) // 2])
     elif how == "flipped":
-        for i in range(len(content) // 4, 3 * len(content) // 4, 7):
-            content[i] ^= 0xFF
+        content[len(content) // 2] ^= 0x10
         largest.write_bytes(content)
+    elif how == "meta":
+        (directory / "meta" / "metadata").write_text("{}")
     else:
         for path in files:
             path.unlink()
 
 
-@pytest.mark.parametrize("how", ["cut short", "flipped", "emptied"])
+@pytest.mark.parametrize("how", ["cut short", "flipped", "emptied", "meta"])
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache, capsys, how):
     score.train_and_score(run, tmp_path / "r", cache, progress=False)
     whole = results(tmp_path / "r")
     damage(tmp_path / "r" / "checkpoints" / "24", how)
     (tmp_path / "r" / "evals" / "heldout-00000024.json").unlink()
     score.train_and_score(run, tmp_path / "r", cache, progress=False)
-    assert "checkpoint 24 is corrupt" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "checkpoint 24 is corrupt" in said
+    assert len(said.splitlines()) == 1
     assert results(tmp_path / "r") == whole
     assert tracking.is_done(run, tmp_path / "r")
 
@@ -295,9 +303,44 @@ def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, mo
         return step
 
     monkeypatch.setattr(train, "make_step", broken)
-    with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkpoints"):
+    with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkp"):
         score.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert not (tmp_path / "r" / "checkpoints" / "16").exists()
+
+
+def test_a_first_step_to_nowhere_is_no_success(run, tmp_path, cache):
+    wild = replace(run, n_steps=1, optim=replace(run.optim, lr_peak=1e38, warmup_steps=0))
+    with pytest.raises(train.Diverged, match=r"at step 1; last good .* none"):
+        score.train_and_score(wild, tmp_path / "r", cache, progress=False)
+    assert not (tmp_path / "r" / "checkpoints" / "1").exists()
+
+
+def test_a_passing_read_error_loses_nothing(run, tmp_path, cache, monkeypatch):
+    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    kept = Checkpoints(tmp_path / "r" / "checkpoints")
+
+    def busy(*args, **kwargs):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(kept._manager, "restore", busy)
+    with pytest.raises(InputError, match="checkpoint 24 cannot be read: Too many open files"):
+        kept.restore_newest(train.abstract_state(run, sharding.make_mesh(run.mesh)))
+    assert kept.steps() == [8, 16, 24]
+    kept.close()
+
+
+def test_bad_input_leaves_nothing_behind(run, tmp_path, cache):
+    out = tmp_path / "r"
+    bad = [
+        replace(run, data=replace(run.data, path=str(tmp_path / "nowhere"))),
+        replace(run, model=replace(run.model, vocab_size=64)),
+        replace(run, batch_seqs=6),
+        replace(run, mesh=MeshConfig(data=1, tensor=8)),
+    ]
+    for wrong in bad:
+        with pytest.raises(InputError):
+            score.train_and_score(wrong, out, cache, progress=False)
+        assert not out.exists()
 
 
 def test_a_directory_belongs_to_one_config(run, tmp_path, cache):

@@ -7,9 +7,12 @@ Expected: 16 runs that cost 3.16 % of 7B-4T, 1.30 % of 13B-5T and 0.92 % of both
 
 from __future__ import annotations
 
-from ladder_jax.config import OptimConfig, RunConfig
+from ladder_jax.config import DataConfig, OptimConfig, RunConfig
 from ladder_jax.ladder import Ladder, Target
 from ladder_jax.models.sizes import OLMO2_SIZES
+
+# The paper's mix.  No source of that name can be loaded, so these runs are planned, not trained.
+_DATA = DataConfig(source="olmoe-mix-0924", vocab_size=100_278)
 
 
 def _target(name: str, size: str, n_tokens: int, batch_seqs: int, lr_peak: float, warmup: int):
@@ -21,6 +24,7 @@ def _target(name: str, size: str, n_tokens: int, batch_seqs: int, lr_peak: float
             n_steps=round(n_tokens / (batch_seqs * model.seq_len)),
             batch_seqs=batch_seqs,
             model=model,
+            data=_DATA,
             optim=OptimConfig(lr_peak=lr_peak, warmup_steps=warmup),
         ),
         n_tokens=n_tokens,
@@ -33,6 +37,7 @@ LADDER = Ladder(
     name="task_ladders",
     sizes={size: OLMO2_SIZES[size] for size in ("190M", "370M", "760M", "1.3B")},
     multiples=(1, 2, 5, 10),
+    base=RunConfig(data=_DATA),
     targets={
         "7B-4T": _target("7B-4T", "7B", 3_945_065_873_408, 1024, 3.0e-4, 2000),
         "13B-5T": _target("13B-5T", "13B", 5_000_088_518_656, 2048, 9.0e-4, 1000),

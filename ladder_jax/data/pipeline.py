@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import grain
 import numpy as np
+import tokenizers
 from array_record.python.array_record_module import ArrayRecordWriter
 from tokenizers import Tokenizer
 
@@ -25,10 +26,11 @@ from fitting.table import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import sources
 from ladder_jax.data.sources import Document
-from ladder_jax.data.tokenizer import END_OF_TEXT, train_bpe
+from ladder_jax.data.tokenizer import END_OF_TEXT, load, train_bpe
 
 PADDING = -1
 _ENCODE_AT_ONCE = 512
+_FORMAT = 1  # of the packed files; a change makes them anew
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class PackedInfo:
         n_tokens: predicted tokens in each part.
         heldout_bytes: UTF-8 bytes of the held-out text, for bits per byte.
         vocab_size: entries of the tokenizer.
-        fingerprint: of the text.
+        fingerprint: of the text and the tokenizer.
     """
 
     seq_len: int
@@ -61,7 +63,7 @@ class Packed:
 
     @property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(str(self.directory / "tokenizer.json"))
+        return load(self.directory / "tokenizer.json")
 
     def sequences(self, part: str) -> grain.MapDataset:
         """All records of `train` or `heldout` in order, each int32 of shape (L + 1,)."""
@@ -86,14 +88,13 @@ def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
         InputError: see `sources.load` and `train_bpe`.
     """
     corpus = sources.load(config)
-    key = hashlib.sha256(
-        f"{corpus.fingerprint} {config.vocab_size} {seq_len}".encode()
-    ).hexdigest()[:16]
+    made_of = (_FORMAT, tokenizers.__version__, corpus.fingerprint, config.vocab_size, seq_len)
+    key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     directory = cache / "packed" / key
     if (directory / "info.json").is_file():
         return Packed(directory, PackedInfo(**json.loads((directory / "info.json").read_text())))
     tokenizer = train_bpe(corpus.train, config.vocab_size, cache)
-    partial = directory.with_name(f".{key}-{os.getpid()}")
+    partial = directory.with_name(f".{key}-{uuid.uuid4().hex}")
     try:
         partial.mkdir(parents=True)
         tokenizer.save(str(partial / "tokenizer.json"))
@@ -109,7 +110,7 @@ def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
             n_tokens=n_tokens,
             heldout_bytes=sum(len(d.text.encode()) for d in corpus.heldout),
             vocab_size=tokenizer.get_vocab_size(),
-            fingerprint=corpus.fingerprint,
+            fingerprint=_fingerprint(corpus.fingerprint, tokenizer),
         )
         (partial / "info.json").write_text(json.dumps(asdict(info), indent=2) + "\n")
         try:
@@ -117,11 +118,15 @@ def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
         except OSError:  # another process was first
             if not (directory / "info.json").is_file():
                 raise
-    except OSError as e:
-        raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
+    except (OSError, RuntimeError) as e:  # the record writer raises RuntimeError
+        raise InputError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return Packed(directory, info)
+
+
+def _fingerprint(text: str, tokenizer: Tokenizer) -> str:
+    return hashlib.sha256(f"{text} {tokenizer.to_str()}".encode()).hexdigest()
 
 
 def encode(documents: Sequence[Document], tokenizer: Tokenizer) -> np.ndarray:

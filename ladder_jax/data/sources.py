@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -119,13 +120,15 @@ def _text(path: Path) -> str:
 
 
 def _jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
         try:
             text = json.loads(line)[field]
         except (ValueError, KeyError, TypeError):
             raise InputError(f"{path}: row {number}: no JSON object with {field!r}") from None
-        if not isinstance(text, str):
-            raise InputError(f"{path}: row {number}: {field!r} holds no text")
+        if not isinstance(text, str) or re.search(r"[\ud800-\udfff]", text):
+            raise InputError(f"{path}: row {number}: {field!r} holds no valid text")
         yield Document(f"{name}:{number}", text)
 
 

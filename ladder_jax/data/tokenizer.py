@@ -34,7 +34,7 @@ def train_bpe(documents: Sequence[Document], vocab_size: int, cache: Path) -> To
         digest.update(hashlib.sha256(document.text.encode()).digest())
     path = cache / "tokenizers" / f"{digest.hexdigest()[:16]}.json"
     if path.is_file():
-        return Tokenizer.from_file(str(path))
+        return load(path)
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,4 +46,11 @@ def train_bpe(documents: Sequence[Document], vocab_size: int, cache: Path) -> To
     )
     tokenizer.train_from_iterator((d.text for d in documents), trainer)
     write_atomically(path, lambda p: tokenizer.save(str(p)))
+    return load(path)
+
+
+def load(path: Path) -> Tokenizer:
+    """Reads a tokenizer; text that spells a special token stays text."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
     return tokenizer
