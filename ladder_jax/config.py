@@ -220,6 +220,8 @@ def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:
         InputError: one line that names `source` and the unknown or ill-typed field.
     """
     try:
+        for key, value in _leaves(tree).items():
+            _require(value is not None, f"{key} cannot be None")
         config = draccus.decode(cls, tree)
         expected = _leaves(draccus.encode(config))
         for key, value in _leaves(tree).items():
@@ -276,7 +278,7 @@ def _same_kind(given: Any, decoded: Any) -> bool:
     """Whether decoding kept a value as it was: draccus takes true for 1, and text for a list."""
     if isinstance(decoded, float):
         return type(given) in (int, float) and math.isfinite(given)
-    return given is not None and type(given) is type(decoded)
+    return type(given) is type(decoded)
 
 
 def _literal(text: str) -> Any:
