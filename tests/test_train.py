@@ -155,6 +155,33 @@ def test_parameters_and_moments_lie_where_the_rules_say(run):
     )
 
 
+SPECS = {
+    "embed": ("tensor", "fsdp"),
+    "head": ("fsdp", "tensor"),
+    "norm/scale": (None,),
+    "layers/attention/query": (None, "fsdp", "tensor"),
+    "layers/attention/key": (None, "fsdp", "tensor"),
+    "layers/attention/value": (None, "fsdp", "tensor"),
+    "layers/attention/out": (None, "tensor", "fsdp"),
+    "layers/attention/query_norm/scale": (None, None),
+    "layers/attention/key_norm/scale": (None, None),
+    "layers/attention_norm/scale": (None, None),
+    "layers/mlp/gate": (None, "fsdp", "tensor"),
+    "layers/mlp/up": (None, "fsdp", "tensor"),
+    "layers/mlp/down": (None, "tensor", "fsdp"),
+    "layers/mlp_norm/scale": (None, None),
+}
+
+
+def test_the_spec_of_every_parameter(run):
+    shards = train.state_sharding(MODEL, run.optim, mesh_of(fsdp=4, tensor=2)).params
+    found = {
+        "/".join(key.key for key in path): tuple(shard.spec)
+        for path, shard in jax.tree_util.tree_flatten_with_path(shards)[0]
+    }
+    assert found == SPECS
+
+
 def assert_same(a, b):
     assert a == b
 
