@@ -228,10 +228,9 @@ def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list
                 problems.append(Problem(str(file), int(line), text))
         else:
             numbers[column] = pd.Series(np.nan, index=raw.index)
-    for needed, stand_in in ((_TOKENS, (_STEP, _BATCH)),):
-        if needed not in raw.columns and not set(stand_in) <= set(raw.columns):
-            need = f"column {needed!r} is missing, and so is {' or '.join(stand_in)}; add it"
-            raise InputError(f"{file}: row 1: {need}")
+    if _TOKENS not in raw.columns and not {_STEP, _BATCH} <= set(raw.columns):
+        need = f"column {_TOKENS!r} is missing, and so is {_STEP} or {_BATCH}; add it"
+        raise InputError(f"{file}: row 1: {need}")
     tokens = numbers[_TOKENS].fillna(numbers[_STEP] * numbers[_BATCH])
     frame = pd.DataFrame(
         {

@@ -71,6 +71,11 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
         _active.reset(token)
 
 
+def active_mesh() -> Mesh | None:
+    """The mesh that `constrain` refers to; part of the key of whatever is compiled under it."""
+    return _active.get()
+
+
 def parameter_sharding(mesh: Mesh, axes: tuple[str | None, ...]) -> NamedSharding:
     """Sharding of a parameter from its logical axes."""
     return NamedSharding(mesh, PartitionSpec(*(PARAMETER_RULES[a] for a in axes)))

@@ -119,6 +119,7 @@ def _train(
     bar.close()
 
 
+@functools.cache
 def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
     """The jitted training step: (state, batch of shape (B, L + 1), schedule) -> state, metrics.
 
@@ -126,11 +127,6 @@ def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: An
     arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`
     and, after it, `param_norm`.
     """
-    return _make_step(model, constants, mesh)
-
-
-@functools.cache
-def _make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
     transformation = optim.transformation(constants)
 
     def loss_function(params: decoder.Params, batch: jax.Array) -> tuple[jax.Array, jax.Array]:

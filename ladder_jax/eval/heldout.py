@@ -21,6 +21,7 @@ from ladder_jax.config import ModelConfig
 from ladder_jax.data.pipeline import PADDING, Packed
 from ladder_jax.data.tokenizer import END_OF_TEXT
 from ladder_jax.models import decoder
+from ladder_jax.sharding import active_mesh
 
 ROWS = 32  # sequences in one forward pass
 
@@ -65,7 +66,7 @@ def token_bytes(packed: Packed) -> np.ndarray:
 
 def measure(model: ModelConfig, params: decoder.Params, heldout: Heldout) -> dict[str, float]:
     """`lm_loss` (nats per token) and `lm_bpb` (bits per byte); summed in float64 on the host."""
-    function, nats = _row_nats(model), 0.0
+    function, nats = _row_nats(model, active_mesh()), 0.0
     for start in range(0, len(heldout.rows), ROWS):
         rows = np.full((ROWS, heldout.rows.shape[1]), PADDING, np.int32)
         part = heldout.rows[start : start + ROWS]
@@ -78,7 +79,7 @@ def measure(model: ModelConfig, params: decoder.Params, heldout: Heldout) -> dic
 
 
 @functools.cache
-def _row_nats(model: ModelConfig) -> Callable[[Any, np.ndarray], jax.Array]:
+def _row_nats(model: ModelConfig, mesh: Any) -> Callable[[Any, np.ndarray], jax.Array]:
     """(params, rows of shape (B, L + 1)) -> nats of each row, shape (B,)."""
 
     @jax.jit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from ladder_jax.eval.heldout import token_nats
 from ladder_jax.eval.requests import Rows, blocks_of, pack
 from ladder_jax.eval.tasks import Task
 from ladder_jax.models import decoder
+from ladder_jax.sharding import active_mesh
 
 ROW_LEN = 256
 ROWS_AT_ONCE = 8
@@ -32,7 +34,7 @@ def score(model: ModelConfig, params: decoder.Params, rows: Rows) -> np.ndarray:
     Raises:
         RuntimeError: a request was not answered exactly once (a defect of this code).
     """
-    function = _row_logliks(model)
+    function = _row_logliks(model, active_mesh())
     n_requests = int(rows.request.max()) + 1
     total, answered = np.zeros(n_requests), np.zeros(n_requests, int)
     for start in range(0, len(rows.token), ROWS_AT_ONCE):
@@ -56,7 +58,7 @@ def _rows(array: np.ndarray, start: int) -> np.ndarray:
 
 
 @functools.cache
-def _row_logliks(model: ModelConfig) -> Callable[..., jax.Array]:
+def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., jax.Array]:
     """(params, arrays of shape (B, T)) -> log-likelihood of every target cell, shape (B, T)."""
 
     @jax.jit

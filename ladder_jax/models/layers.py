@@ -41,8 +41,7 @@ class RMSNorm(nnx.Module):
 def linear(x: jax.Array, kernel: nnx.Param) -> jax.Array:
     """x @ kernel over the last axis, as one matrix product of all rows.
 
-    XLA on CPU otherwise copies activations for the kernel's gradient: a training step of the
-    quickstart's models takes twice as long.
+    XLA on CPU otherwise copies activations for the kernel's gradient.
     """
     rows = x.reshape(-1, x.shape[-1]) @ kernel[...]
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
