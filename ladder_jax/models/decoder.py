@@ -11,10 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ladder_jax.config import ModelConfig
-from ladder_jax.models.layers import Block, RMSNorm, init_std, kernel, linear
+from ladder_jax.models.layers import Block, RMSNorm, init_std, kernel, linear, rotary
 from ladder_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -40,6 +41,7 @@ class Decoder(nnx.Module):
             config.remat,
             config.n_layers,
         )
+        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
 
     def hidden(
         self,
@@ -54,16 +56,16 @@ class Decoder(nnx.Module):
             position_BxL: rotary positions; 0, 1, ... by default.
             mask_BxLxS: which keys each query sees; causal by default.
         """
-        b, length = token_BxL.shape
-        if position_BxL is None:
-            position_BxL = jnp.broadcast_to(jnp.arange(length)[None, :], (b, length))
+        length = token_BxL.shape[1]
+        known = np.arange(length)[None] if position_BxL is None else position_BxL
+        turn = rotary(known, self.head_dim, self.rope_theta)
         if mask_BxLxS is None:
             mask_BxLxS = jnp.tril(jnp.ones((length, length), bool))[None]
         x = constrain(jnp.take(self.embed[...], token_BxL, axis=0), "batch", "length", "embed")
         graph, stack = nnx.split(self.layers)
 
         def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, params)(x, position_BxL, mask_BxLxS), None
+            return nnx.merge(graph, params)(x, turn, mask_BxLxS), None
 
         if self.remat:
             layer = jax.checkpoint(layer)

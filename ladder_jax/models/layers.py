@@ -5,12 +5,17 @@ Each parameter is declared with its logical axes (`axes=`), which `sharding.py` 
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ladder_jax.config import ModelConfig
 from ladder_jax.sharding import constrain
+
+Rotary = tuple[jax.Array, jax.Array]
 
 
 def kernel(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float) -> nnx.Param:
@@ -47,12 +52,21 @@ def linear(x: jax.Array, kernel: nnx.Param) -> jax.Array:
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
-def rotate(x_BxLxHxK: jax.Array, position_BxL: jax.Array, theta: float) -> jax.Array:
+def rotary(position_BxL: np.ndarray | jax.Array, head_dim: int, theta: float) -> Rotary:
+    """Cosines and sines of the rotary angles, each float32 of shape (B, L, 1, K / 2).
+
+    Known positions (numpy) become constants of the program: on CPU these functions cost more than
+    what they turn.
+    """
+    xp: Any = np if isinstance(position_BxL, np.ndarray) else jnp
+    frequency = np.float32(theta) ** (-np.arange(head_dim // 2, dtype=np.float32) * 2 / head_dim)
+    angle = position_BxL[:, :, None, None].astype(np.float32) * frequency.reshape(1, 1, 1, -1)
+    return jnp.asarray(xp.cos(angle)), jnp.asarray(xp.sin(angle))
+
+
+def rotate(x_BxLxHxK: jax.Array, turn: Rotary) -> jax.Array:
     """Rotary position embedding, half-split: channel i turns with channel i + K/2."""
-    half = x_BxLxHxK.shape[-1] // 2
-    frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = position_BxL[:, :, None, None].astype(jnp.float32) * frequency.reshape(1, 1, 1, half)
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos, sin = turn
     first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BxLxHxK.dtype)
@@ -75,17 +89,14 @@ class Attention(nnx.Module):
             config.kv_heads,
             config.head_dim,
         )
-        self.theta = config.rope_theta
 
-    def __call__(
-        self, x_BxLxD: jax.Array, position_BxL: jax.Array, mask_BxLxS: jax.Array
-    ) -> jax.Array:
+    def __call__(self, x_BxLxD: jax.Array, turn: Rotary, mask_BxLxS: jax.Array) -> jax.Array:
         b, length, _ = x_BxLxD.shape
         g, k = self.n_groups, self.head_dim
         q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
         key = self.key_norm(linear(x_BxLxD, self.key)).reshape(b, length, g, k)
         value = linear(x_BxLxD, self.value).reshape(b, length, g, k)
-        q, key = rotate(q, position_BxL, self.theta), rotate(key, position_BxL, self.theta)
+        q, key = rotate(q, turn), rotate(key, turn)
         # Batch axes lead, and the R query heads of a group share one product with its keys.
         r = self.n_heads // g
         q_BxGxRxLxK = q.reshape(b, length, g, r, k).transpose(0, 2, 3, 1, 4) * k**-0.5
@@ -93,8 +104,13 @@ class Attention(nnx.Module):
         score = q_BxGxRxLxK.reshape(b, g, r * length, k) @ key_BxGxSxK.swapaxes(2, 3)
         score = score.reshape(b, g, r, length, length).astype(jnp.float32)
         score = jnp.where(mask_BxLxS[:, None, None], score, -1e30)
-        weight = jax.nn.softmax(score, axis=-1).astype(x_BxLxD.dtype)
-        mixed = weight.reshape(b, g, r * length, length) @ value_BxGxSxK
+        # Softmax, divided after the product with the values: its gradient then needs no sum over
+        # keys, which on CPU takes longer than the products.
+        top = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
+        weight = jnp.exp(score - top)
+        total = jnp.sum(weight, axis=-1).reshape(b, g, r * length, 1)
+        weight = weight.reshape(b, g, r * length, length).astype(x_BxLxD.dtype)
+        mixed = ((weight @ value_BxGxSxK) / total).astype(x_BxLxD.dtype)
         mixed = mixed.reshape(b, g, r, length, k).transpose(0, 3, 1, 2, 4).reshape(b, length, -1)
         return linear(constrain(mixed, "batch", "length", "heads"), self.out)
 
@@ -122,9 +138,7 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
 
-    def __call__(
-        self, x_BxLxD: jax.Array, position_BxL: jax.Array, mask_BxLxS: jax.Array
-    ) -> jax.Array:
-        x = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, position_BxL, mask_BxLxS))
+    def __call__(self, x_BxLxD: jax.Array, turn: Rotary, mask_BxLxS: jax.Array) -> jax.Array:
+        x = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, turn, mask_BxLxS))
         x = x + self.mlp_norm(self.mlp(x))
         return constrain(x, "batch", "length", "embed")
