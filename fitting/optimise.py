@@ -62,7 +62,7 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = N
         start: starting parameters; the law's own by default.
     """
     log_x, log_y = np.log(x), np.log(y)
-    value_and_grad, residuals, jacobian = _law_functions(law)
+    value_and_grad = _huber_value_and_grad(law)
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
         value, grad = value_and_grad(theta, log_x, log_y)
@@ -77,10 +77,8 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = N
             bounds=list(zip(*law.bounds, strict=True)),
             options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
         )
-        stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
-        r = np.asarray(residuals(result.x, log_x, log_y))
-        j = np.asarray(jacobian(result.x, log_x, log_y))
-    return _finish(law, result.x, float(result.fun), r, j, log_y, stationary, HUBER_DELTA)
+    stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
+    return summarise(law, result.x, float(result.fun), log_x, log_y, stationary, HUBER_DELTA)
 
 
 def fit_link(
@@ -95,7 +93,7 @@ def fit_link(
     """
     if link.anchor is not None:
         x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
-    residuals, jacobian = _link_functions(link)
+    residuals, _ = _residuals(link)
     with jax.enable_x64():
         result = scipy.optimize.least_squares(
             lambda theta: np.asarray(residuals(theta, x, y)),
@@ -105,8 +103,7 @@ def fit_link(
             method="trf",
             max_nfev=500_000,
         )
-        j = np.asarray(jacobian(result.x, x, y))
-    return _finish(link, result.x, 2 * result.cost, result.fun, j, y, result.success)
+    return summarise(link, result.x, 2 * result.cost, x, y, result.success)
 
 
 def predict(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
@@ -123,24 +120,20 @@ def _compiled(function: Callable) -> Callable:
 
 
 @functools.cache
-def _law_functions(law: Law) -> tuple[Callable, Callable, Callable]:
-    def residuals(theta, log_x, log_y):
-        return law.log_mean(theta, log_x) - log_y
-
+def _huber_value_and_grad(law: Law) -> Callable:
     def objective(theta, log_x, log_y):
-        return huber_sum(residuals(theta, log_x, log_y))
+        return huber_sum(law.log_mean(theta, log_x) - log_y)
 
-    return (
-        jax.jit(jax.value_and_grad(objective)),
-        jax.jit(residuals),
-        jax.jit(jax.jacfwd(residuals)),
-    )
+    return jax.jit(jax.value_and_grad(objective))
 
 
 @functools.cache
-def _link_functions(link: Link) -> tuple[Callable, Callable]:
+def _residuals(curve: Law | Link) -> tuple[Callable, Callable]:
+    """(theta, x, y) -> residuals, and their Jacobian; of logarithms for a law."""
+    function = curve.log_mean if isinstance(curve, Law) else curve.mean
+
     def residuals(theta, x, y):
-        return link.mean(theta, x) - y
+        return function(theta, x) - y
 
     return jax.jit(residuals), jax.jit(jax.jacfwd(residuals))
 
@@ -165,17 +158,28 @@ def _projected_gradient(theta: np.ndarray, gradient: np.ndarray, curve: Law | Li
     return float(np.max(np.abs(theta - np.clip(theta - gradient, lower, upper))))
 
 
-def _finish(
+def summarise(
     curve: Curve,
     theta: np.ndarray,
     objective: float,
-    residuals: np.ndarray,
-    jacobian: np.ndarray,
-    observed: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
     converged: bool,
     huber_delta: float | None = None,
 ) -> Fit[Curve]:
-    """Gauss-Newton covariance over the parameters that are not on a bound."""
+    """A fit from its parameters: Gauss-Newton covariance over those that are not on a bound.
+
+    Args:
+        curve: law or link.
+        theta: shape (P,).
+        objective: the minimum.
+        x: inputs that were fitted: logarithms of shape (M, I) for a law, shape (M,) for a link.
+        y: observations, shape (M,); logarithms for a law.
+        converged: whether the search ended at a stationary point.
+        huber_delta: of the loss; None for least squares.
+    """
+    with jax.enable_x64():
+        residuals, jacobian = (np.asarray(f(theta, x, y)) for f in _residuals(curve))
     lower, upper = curve.bounds
     near = 1e-6 * np.maximum(1.0, np.abs(theta))
     bound = (theta - lower < near) | (upper - theta < near)
@@ -196,7 +200,7 @@ def _finish(
         objective=objective,
         covariance=covariance,
         residual_sd=float(np.sqrt(variance)),
-        explained=1 - float(np.var(residuals)) / max(float(np.var(observed)), 1e-300),
+        explained=1 - float(np.var(residuals)) / max(float(np.var(y)), 1e-300),
         n_points=len(residuals),
         dof=dof,
         on_bound=tuple(n for n, b in zip(curve.names, bound, strict=True) if b),

@@ -39,10 +39,13 @@ class Protocol:
     Attributes:
         metric: the feature.
         task: whose feature it is; None means the forecast task's own.
-        final_window: last checkpoints averaged into a run's point of step 1.
+        final_window: last checkpoints averaged into a run's point of step 1, as far as they lie
+            in the last `reach` of its tokens.
         skip: share of a run's first checkpoints left out of step 2.
-        smooth: trailing checkpoints averaged into a point of step 2.
+        smooth: trailing checkpoints averaged into a point of step 2, within the same reach.
         link: curve of step 2.
+        reach: share of a run's tokens that an average may span.  The paper's runs, with some 36
+            checkpoints and more, never get that far; a run with six would be blurred.
     """
 
     metric: str
@@ -51,6 +54,7 @@ class Protocol:
     skip: float
     smooth: int
     link: Link
+    reach: float = 0.15
 
 
 PAPER = {
@@ -102,9 +106,22 @@ def parse_target(table: pd.DataFrame, text: str) -> Target:
     return Target(name, values[0], values[1], values[2] if len(values) == 3 else math.nan)
 
 
-def accuracy_metric(rows: pd.DataFrame) -> str:
-    """`acc_per_char` where a task has it (the paper's accuracy), else `acc`."""
-    return "acc_per_char" if (rows["metric"] == "acc_per_char").any() else "acc"
+def columns_of(
+    table: pd.DataFrame, task: str, runs: Sequence[str], protocol: Protocol, two_steps: bool
+) -> dict[str, tuple[str, str]]:
+    """What is read for a task: `loss`, `acc` or both -> (task, metric).
+
+    Accuracy is `acc_per_char` where the task has it (the paper's), else `acc`.  A task without
+    accuracies is a text: its language-model loss is forecast, in bits per byte where known.
+    """
+    metrics = set(table.loc[(table["task"] == task) & table["run"].isin(runs), "metric"])
+    accuracy = "acc_per_char" if "acc_per_char" in metrics else "acc"
+    if not metrics & {"acc_per_char", "acc"} and metrics & {"lm_bpb", "lm_loss"}:
+        if not two_steps:
+            raise InputError(f"task {task!r} has no accuracy for a single step: leave it out")
+        return {"loss": (task, "lm_bpb" if "lm_bpb" in metrics else "lm_loss")}
+    first = {"loss": (protocol.task or task, protocol.metric)} if two_steps else {}
+    return first | {"acc": (task, accuracy)}
 
 
 def checkpoints(
@@ -146,14 +163,24 @@ def _select(rows: pd.DataFrame | None, task: str, metric: str) -> pd.DataFrame:
     return rows[(rows["task"] == task) & (rows["metric"] == metric)]
 
 
-def trailing_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value and the `window` - 1 before it; of what exists at the start."""
-    return pd.Series(values).rolling(window, min_periods=1).mean().to_numpy()
+def trailing_mean(values: np.ndarray, at: np.ndarray, window: int, reach: float) -> np.ndarray:
+    """Mean of each value and those before it: at most `window`, none further back than `reach`.
+
+    Args:
+        values: shape (M,).
+        at: where they lie, rising, shape (M,).
+        window: values averaged, at most.
+        reach: in the units of `at`.
+    """
+    last = np.arange(len(values)) + 1
+    first = np.maximum(last - window, np.searchsorted(at, at - reach))
+    return np.array([values[a:b].mean() for a, b in zip(first, last, strict=True)])
 
 
-def final_point(points: pd.DataFrame, run: str, window: int) -> dict:
+def final_point(points: pd.DataFrame, run: str, protocol: Protocol) -> dict:
     """A run's point of step 1: its last inputs, and its columns averaged over the window."""
     last = points.iloc[-1]
+    at = points["n_tokens"].to_numpy(float)
     return {
         "run": run,
         "size": last["size"],
@@ -161,7 +188,13 @@ def final_point(points: pd.DataFrame, run: str, window: int) -> dict:
         "n_params": _number(last["n_params"]),
         "n_tokens": _number(last["n_tokens"]),
         "flops": _number(last["flops"]),
-    } | {name: points[name].iloc[-window:].mean() for name in ("loss", "acc") if name in points}
+    } | {
+        name: trailing_mean(
+            points[name].to_numpy(float), at, protocol.final_window, protocol.reach * at[-1]
+        )[-1]
+        for name in ("loss", "acc")
+        if name in points
+    }
 
 
 def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
@@ -169,8 +202,14 @@ def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     kept = points.iloc[math.ceil(protocol.skip * len(points)) :]
     if kept.empty:
         kept = points.iloc[-1:]
+    at = kept["n_tokens"].to_numpy(float)
     return pd.DataFrame(
-        {name: trailing_mean(kept[name].to_numpy(), protocol.smooth) for name in ("loss", "acc")}
+        {
+            name: trailing_mean(
+                kept[name].to_numpy(float), at, protocol.smooth, protocol.reach * at[-1]
+            )
+            for name in ("loss", "acc")
+        }
     )
 
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fitting import points, uncertainty
+from fitting import points
+from fitting.engines import ENGINES, Points
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
-from fitting.optimise import Fit, fit_law, fit_link, predict
+from fitting.optimise import Fit, predict
 from fitting.points import MAIN_TASKS, PAPER, Protocol, Target
 from fitting.table import InputError
 
@@ -26,6 +28,7 @@ PREDICTION_COLUMNS = (
 
 
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
+_CURVE = ("run", "size", "loss", "acc")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,8 @@ class TaskForecast:
 
     Attributes:
         task: label.
-        metric: the accuracy that is forecast.
+        metrics: what the columns `loss` and `acc` hold: `loss` alone for a language-model loss,
+            `acc` alone for a single step.
         protocol: how the feature was prepared.
         final: a row a training run: run, size, multiple, n_params, n_tokens, flops, loss, acc.
         curve: a row a checkpoint used by step 2: run, size, loss, acc.
@@ -45,7 +49,7 @@ class TaskForecast:
     """
 
     task: str
-    metric: str
+    metrics: dict[str, str]
     protocol: Protocol
     final: pd.DataFrame
     curve: pd.DataFrame
@@ -79,7 +83,7 @@ def forecast(
         targets: run names of the table, or `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is
             not in it.
         tasks: labels; `main` stands for the paper's eight.
-        method: `paper`.
+        method: of `fitting.engines.ENGINES`.
         feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
@@ -88,8 +92,8 @@ def forecast(
     Raises:
         InputError: one line on what is missing or contradictory.
     """
-    if method != "paper":
-        raise InputError(f"--method {method}: not known; use paper")
+    if method not in ENGINES:
+        raise InputError(f"--method {method}: not known; use {', '.join(ENGINES)}")
     if feature is not None and feature not in PAPER:
         raise InputError(f"--feature {feature}: the paper fits none; use {', '.join(PAPER)}")
     if steps == "one" and (inputs != "nd" or feature is not None):
@@ -151,73 +155,72 @@ def forecast_task(
     """Fits and forecasts one task; see `forecast`."""
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
-    source = protocol.task or task
-    needed = table[table["task"].isin([task, source])]
-    metric = points.accuracy_metric(needed[(needed["task"] == task) & needed["run"].isin(runs)])
-    columns = {"acc": (task, metric)}
-    if law is not SINGLE_STEP:
-        columns = {"loss": (source, protocol.metric)} | columns
+    columns = points.columns_of(table, task, runs, protocol, two_steps=law is not SINGLE_STEP)
+    needed = table[table["task"].isin([task for task, _ in columns.values()])]
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves = [], []
     for run in runs:
         found = points.checkpoints(by_run.get(run), run, columns)
-        finals.append(points.final_point(found, run, protocol.final_window))
-        if law is not SINGLE_STEP:
+        finals.append(points.final_point(found, run, protocol))
+        if len(columns) == 2:
             kept = points.smoothed(found, protocol)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
     final = pd.DataFrame(finals)
-    curve = pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+    curve = pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True)
     measured = pd.DataFrame(
         [points.measured_target(by_run.get(goal.name), goal, columns) for goal in targets]
     )
-    x, goals = (
-        points.law_inputs(final, law, "--train"),
-        points.law_inputs(measured, law, "--target"),
-    )
+    x = points.law_inputs(final, law, "--train")
+    goals = points.law_inputs(measured, law, "--target")
     if len(final) <= len(law.params):
         raise InputError(
             f"{len(final)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
             f"how well: --train needs at least {len(law.params) + 1}"
         )
-    y = final["acc" if law is SINGLE_STEP else "loss"]
+    y = final[next(iter(columns))]
     if not (y > 0).all():
         zero = final.loc[~(y > 0), "run"].iloc[0]
         raise InputError(f"run {zero!r} has a {y.name} of 0 for {task!r}: leave it out of --train")
-    step1, step2 = fit_law(law, x, y.to_numpy()), None
-    if law is not SINGLE_STEP:
-        step2 = fit_link(protocol.link, curve["loss"].to_numpy(), curve["acc"].to_numpy())
+    index = {run: i for i, run in enumerate(final["run"])}
+    data = Points(
+        law=law,
+        link=protocol.link if len(columns) == 2 else None,
+        x=x,
+        y=y.to_numpy(),
+        run=curve["run"].map(index).to_numpy(int),
+        feature=curve["loss"].to_numpy(float),
+        accuracy=curve["acc"].to_numpy(float),
+        goals=goals,
+    )
+    outcome = ENGINES[method](data, levels)
+    intervals = dict(zip(columns, (outcome.first, outcome.second), strict=False))
     rows = [
-        _row(task, method, level, step1, step2, at, was)
-        for at, was in zip(goals, measured.to_dict("records"), strict=True)
-        for level in levels
+        _row(task, method, level, was, {name: v[g, k] for name, v in intervals.items()})
+        for g, was in enumerate(measured.to_dict("records"))
+        for k, level in enumerate(levels)
     ]
-    return TaskForecast(task, metric, protocol, final, curve, measured, step1, step2, rows)
+    metrics = {name: metric for name, (_, metric) in columns.items()}
+    return TaskForecast(
+        task, metrics, protocol, final, curve, measured, outcome.step1, outcome.step2, rows
+    )
 
 
 def _row(
-    task: str,
-    method: str,
-    level: float,
-    step1: Fit[Law],
-    step2: Fit[Link] | None,
-    x: np.ndarray,
-    was: dict,
+    task: str, method: str, level: float, was: dict, intervals: dict[str, np.ndarray]
 ) -> dict:
-    """One prediction in the pinned columns."""
-    first = float(predict(step1.curve, step1.theta, x))
-    factor = math.exp(uncertainty.law_spread(step1, x).half_width(level))
-    if step2 is None:
-        pred, lo, hi = first, first / factor, first * factor
-        loss = loss_lo = loss_hi = actual_loss = math.nan
-    else:
-        pred = float(predict(step2.curve, step2.theta, first))
-        half = uncertainty.chained_spread(step1, step2, x).half_width(level)
-        lo, hi = pred - half, pred + half
-        loss, loss_lo, loss_hi, actual_loss = first, first / factor, first * factor, was["loss"]
+    """One prediction in the pinned columns; what is not forecast stays empty."""
+    unknown = np.full(3, math.nan)
+    loss, loss_lo, loss_hi = intervals.get("loss", unknown)
+    pred, lo, hi = intervals.get("acc", unknown)
     error = abs(pred - was["acc"])
     relative = error / was["acc"] if was["acc"] != 0 else math.nan
+    actual_loss = was["loss"] if "loss" in intervals else math.nan
     values = (
-        task, was["run"], method, level, pred, max(lo, 0.0), min(hi, 1.0), was["acc"], error,
-        relative, loss, loss_lo, loss_hi, actual_loss,
+        task, was["run"], method, level, pred, np.maximum(lo, 0.0), np.minimum(hi, 1.0),
+        was["acc"], error, relative, loss, loss_lo, loss_hi, actual_loss,
     )  # fmt: skip
-    return dict(zip(PREDICTION_COLUMNS, values, strict=True))
+    return dict(zip(PREDICTION_COLUMNS, map(_plain, values), strict=True))
+
+
+def _plain(value: Any) -> Any:
+    return float(value) if isinstance(value, np.floating) else value

@@ -15,7 +15,7 @@ from fitting import table
 from fitting.table import InputError, Problem
 
 _SHOWN_PROBLEMS = 20
-_METHODS = ("paper",)
+_METHODS = ("paper", "bootstrap")
 _FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
 
 

@@ -25,7 +25,10 @@ def _model(d_model: int, n_layers: int) -> ModelConfig:
 # The paper's batch rule would leave a few hundred steps at this size: the batch is constant, and
 # the learning rate .6 of Porian et al.'s rule (arXiv 2406.19146).
 _RECIPE = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=0.6 * 0.0047)
-_BASE = RunConfig(data=DataConfig(), eval=EvalConfig(heldout_tokens=131_072))
+_TASKS = ("wordorder4", "cloze4", "agree2", "endings4")
+_BASE = RunConfig(
+    data=DataConfig(), eval=EvalConfig(tasks=_TASKS, n_checkpoints=5, heldout_tokens=65_536)
+)
 _SIZES = {"66K": _model(32, 2), "118K": _model(40, 3), "209K": _model(56, 3)}
 _BEYOND = Ladder("quickstart", {"329K": _model(64, 4)}, (0.75,), _RECIPE, _BASE)
 

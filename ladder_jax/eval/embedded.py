@@ -2,7 +2,7 @@
 
 `wordorder4`: a sentence against three with two neighbouring words exchanged.  `cloze4`: the next
 word against three of the same document, alike in frequency and length.  `agree2`: a function word
-and two words after it against its counterpart (is / are, a / an, ...).  `endings4`: the next 84
+and two words after it against its counterpart (is / are, a / an, ...).  `endings4`: the next 48
 bytes against three such pieces from elsewhere in the document: near chance for small models, a
 control.  Deterministic in the seed.
 """
@@ -22,10 +22,10 @@ from ladder_jax.data import sources
 from ladder_jax.eval.tasks import Document, Task
 
 MAX_DOCUMENTS = 1000
-MAX_CONTEXT_TOKENS = 48
+MAX_CONTEXT_TOKENS = 32
 _PAIRS = ("is are", "was were", "has have", "a an", "this these", "that those", "does do")
 COUNTERPART = {a: b for pair in _PAIRS for a, b in (pair.split(), pair.split()[::-1])}
-_ENDING_BYTES = 84
+_ENDING_BYTES = 48
 _Candidates = Callable[[str, np.random.Generator], Iterator[Document]]
 
 
@@ -37,7 +37,7 @@ def build(
     Args:
         names: of `BUILDERS`.
         heldout: documents that no model was trained on.
-        tokenizer: contexts are cut from the left to 48 of its tokens.
+        tokenizer: contexts are cut from the left to 32 of its tokens.
         seed: of the choice of documents and distractors.
 
     Raises:
@@ -87,7 +87,7 @@ def _word_order(text: str, rng: np.random.Generator) -> Iterator[Document]:
     for i in rng.permutation(np.arange(1, len(sentences))) if len(sentences) > 1 else ():
         words = sentences[i].split(" ")
         spots = [j for j in range(1, len(words) - 2) if words[j].lower() != words[j + 1].lower()]
-        if not 8 <= len(words) <= 14 or len(sentences[i]) > 100 or len(spots) < 3:
+        if not 6 <= len(words) <= 12 or len(sentences[i]) > 80 or len(spots) < 3:
             continue
         wrong = []
         for j in rng.choice(spots, 3, replace=False):
