@@ -15,7 +15,7 @@ import numpy as np
 from fitting import solve, uncertainty
 from fitting.laws import Law, Link
 from fitting.objectives import HUBER_DELTA
-from fitting.optimise import Curve, Fit, fit_law, fit_link, predict, summarise
+from fitting.optimise import Fit, fit_law, fit_link, predict, summarise
 
 N_RESAMPLES = 400
 _NOISE_DRAWS = 25  # of residual noise, for each resample

@@ -10,13 +10,16 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from fitting.optimise import predict
 from fitting.predict import TaskForecast
 
 _MARKERS = ("s", "P", "p", "*", "D", "^", "v", "h")
-_FEATURES = {"bpb": "task loss (bits per byte)", "lm_loss": "C4 loss (nats)", "task_ce": "task CE"}
+_FEATURES = {
+    "bpb": "task loss (bits per byte)", "lm_bpb": "bits per byte", "lm_loss": "loss (nats)",
+    "task_ce": "task CE",
+}  # fmt: skip
 _WORDS = {
     "mmlu": "MMLU", "arc": "ARC", "piqa": "PIQA", "csqa": "CSQA", "socialiqa": "Social IQa",
     "openbookqa": "OpenBookQA", "hellaswag": "HellaSwag", "boolq": "BoolQ",
@@ -32,13 +35,13 @@ def task_title(task: str) -> str:
 
 
 def plot_step1(ax: Axes, forecast: TaskForecast) -> Axes:
-    """Feature against tokens: a curve a size, the runs, and the targets measured and forecast."""
-    return _against_tokens(ax, forecast, "loss", _feature(forecast))
+    """Feature against tokens or FLOPs: the fit, the runs, and the targets measured and forecast."""
+    return _against(ax, forecast, "loss", _feature(forecast))
 
 
 def plot_chained(ax: Axes, forecast: TaskForecast) -> Axes:
-    """Accuracy against tokens through both steps, with the targets' predictive intervals."""
-    return _against_tokens(ax, forecast, "acc", "accuracy")
+    """Accuracy against tokens or FLOPs through both steps, with predictive intervals."""
+    return _against(ax, forecast, "acc", "accuracy")
 
 
 def plot_step2(ax: Axes, forecast: TaskForecast) -> Axes:
@@ -60,16 +63,92 @@ def plot_step2(ax: Axes, forecast: TaskForecast) -> Axes:
     return ax
 
 
-def figures(forecasts: Sequence[TaskForecast]) -> dict[str, Figure]:
-    """Step 1, step 2 and chained by file stem; chained alone where there is a single step."""
+def plot_control(ax: Axes, forecast: TaskForecast) -> Axes:
+    """Accuracy of the training runs and targets against tokens, and no curve."""
+    colours, markers = _colours(forecast), _markers(forecast)
+    for row in forecast.final.to_dict("records"):
+        ax.scatter(
+            row["n_tokens"], row["acc"], marker=markers[_multiple(row)], s=30,
+            color=colours[row["size"]],
+        )  # fmt: skip
+    for row in forecast.measured.to_dict("records"):
+        ax.scatter(row["n_tokens"], row["acc"], marker="o", s=22, color=colours[row["run"]])
+    _log_axis(ax, "n_tokens")
+    ax.set(ylabel="accuracy", title=task_title(forecast.task))
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return ax
+
+
+def plot_intervals(ax: Axes, forecasts: Sequence[TaskForecast]) -> Axes:
+    """Every accuracy forecast with its widest interval, and what was measured, a line each."""
+    rows = [row for f in forecasts for row in f.rows if row["pred"] == row["pred"]]
+    widest = {(row["task"], row["target"]): row for row in sorted(rows, key=lambda r: r["level"])}
+    several = len({target for _, target in widest}) > 1
+    for i, ((task, target), row) in enumerate(widest.items()):
+        ax.plot([row["lo"], row["hi"]], [i, i], color="0.6", lw=6, solid_capstyle="butt", alpha=0.5)
+        ax.plot(row["pred"], i, "x", color="black", ms=7)
+        ax.plot(row["actual"], i, "o", color="tab:red", ms=6)
+        words = f"{row['pred']:.1%} [{row['lo']:.1%}, {row['hi']:.1%}]"
+        ax.annotate(words, (1.01, i), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+        label = task_title(task) + (f", {target}" if several else "")
+        widest[task, target] = row | {"label": label}
+    ax.set_yticks(range(len(widest)), [row["label"] for row in widest.values()])
+    ax.set_ylim(len(widest) - 0.4, -0.6)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    level = max((row["level"] for row in rows), default=0.95)
+    ax.set(xlabel="accuracy", title=f"Forecast (cross), {level:.0%} interval (bar), measured (dot)")
+    ax.grid(axis="x", alpha=0.25)
+    return ax
+
+
+def figures(
+    forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
+) -> dict[str, Figure]:
+    """By file stem: step 1 and step 2 where there are two, chained, all intervals, controls."""
     words = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
     inputs = " and ".join(words[name] for name in forecasts[0].step1.curve.inputs)
+    losses = [f for f in forecasts if "loss" in f.columns]
+    both = [f for f in losses if "acc" in f.columns]
+    scored = [f for f in forecasts if "acc" in f.columns]
     drawn = {}
-    if forecasts[0].step2 is not None:
-        drawn["step1"] = figure(forecasts, plot_step1, f"Step 1: loss from {inputs}")
-        drawn["step2"] = figure(forecasts, plot_step2, "Step 2: accuracy from loss")
-    drawn["chained"] = figure(forecasts, plot_chained, f"Accuracy from {inputs}")
+    if losses:
+        drawn["step1"] = figure(losses, plot_step1, f"Step 1: loss from {inputs}")
+    if both:
+        drawn["step2"] = figure(both, plot_step2, "Step 2: accuracy from loss")
+    if scored:
+        drawn["chained"] = figure(scored, plot_chained, f"Accuracy from {inputs}")
+        drawn["forecast"] = Figure(figsize=(8.5, 0.36 * sum(len(f.rows) for f in scored) + 1.2))
+        plot_intervals(drawn["forecast"].subplots(), scored)
+        drawn["forecast"].subplots_adjust(left=0.2, right=0.78, bottom=0.22, top=0.88)
+    if controls:
+        drawn["controls"] = figure(controls, plot_control, "Shown, not forecast")
     return drawn
+
+
+def loss_curves(measurements: pd.DataFrame, task: str, metric: str) -> Figure:
+    """A metric of one task at every checkpoint against tokens, a line a run, coloured by size."""
+    rows = measurements[(measurements["task"] == task) & (measurements["metric"] == metric)]
+    rows = rows.assign(n_params=rows["n_params"].astype(float)).sort_values(
+        ["n_params", "n_tokens"]
+    )
+    fig = Figure(figsize=(7.0, 4.2))
+    ax = fig.subplots()
+    sizes = list(dict.fromkeys(rows["size"]))
+    ramp = matplotlib.colormaps["viridis"](np.linspace(0.0, 0.9, max(len(sizes), 2)))
+    for size, colour in zip(sizes, ramp, strict=False):
+        for i, (_, run) in enumerate(rows[rows["size"] == size].groupby("run", sort=False)):
+            ax.plot(
+                run["n_tokens"].astype(float), run["value"], "o-", ms=4, lw=1.2, color=colour,
+                label=str(size) if i == 0 else None,
+            )  # fmt: skip
+    ax.set_xscale("log")
+    ax.set(
+        xlabel="tokens D", ylabel=_FEATURES.get(metric, metric), title=f"{task}: every checkpoint"
+    )
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=8, frameon=False)
+    fig.subplots_adjust(left=0.1, right=0.97, top=0.92, bottom=0.13)
+    return fig
 
 
 def figure(
@@ -105,27 +184,27 @@ def figure(
     return fig
 
 
-def _against_tokens(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
-    colours, markers = _colours(forecast), _markers(forecast)
+def _against(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
+    """Against what the law knows: tokens with a curve a size, or FLOPs with one curve."""
+    colours, markers, axis = _colours(forecast), _markers(forecast), _axis(forecast)
     law = forecast.step1.curve
-    everything = pd.concat([forecast.final["n_tokens"], forecast.measured["n_tokens"]])
-    ds = np.geomspace(0.7 * everything.min(), 1.5 * everything.max(), 100)
+    everything = pd.concat([forecast.final[axis], forecast.measured[axis]])
+    at = np.geomspace(0.7 * everything.min(), 1.5 * everything.max(), 100)
 
     def value(x: np.ndarray) -> np.ndarray:
         if column == "acc":
             return forecast.accuracy(x)
         return predict(law, forecast.step1.theta, x)
 
-    for group, rows in _groups(forecast):
-        row = rows.iloc[0]
-        tokens = ds / row["n_tokens"]
-        known = {"n_params": row["n_params"] * np.ones_like(ds), "n_tokens": ds}
-        known["flops"] = row["flops"] * tokens
+    groups = [(None, forecast.final)] if axis == "flops" else _groups(forecast)
+    for group, rows in groups:
+        known = {axis: at, "n_params": np.full_like(at, rows["n_params"].iloc[0])}
         x = np.stack([known[name] for name in law.inputs], axis=-1)
-        ax.plot(ds, value(x), "--", lw=1.2, alpha=0.7, color=colours[str(group)])
+        colour = colours.get(str(group), "black")
+        ax.plot(at, value(x), "--", lw=1.2, alpha=0.7, color=colour)
     for row in forecast.final.to_dict("records"):
         marker = markers[_multiple(row)]
-        ax.scatter(row["n_tokens"], row[column], marker=marker, s=30, color=colours[row["size"]])
+        ax.scatter(row[axis], row[column], marker=marker, s=30, color=colours[row["size"]])
     falls = column == "loss"
     intervals = {row["target"]: row for row in forecast.rows}  # the last level given
     for i, row in enumerate(forecast.measured.to_dict("records")):
@@ -134,7 +213,7 @@ def _against_tokens(ax: Axes, forecast: TaskForecast, column: str, label: str) -
             interval[c] for c in (("pred", "lo", "hi") if column == "acc" else
                                   ("pred_loss", "loss_lo", "loss_hi"))
         )  # fmt: skip
-        d = row["n_tokens"]
+        d = row[axis]
         ax.errorbar(d, pred, [[pred - lo], [hi - pred]], fmt="x", ms=6, lw=1, color=colour)
         if row[column] == row[column]:
             ax.scatter(d, row[column], marker="o", s=22, color=colour, zorder=3)
@@ -142,11 +221,36 @@ def _against_tokens(ax: Axes, forecast: TaskForecast, column: str, label: str) -
             place = {"transform": ax.transAxes, "ha": "right" if falls else "left"}
             ax.text(0.97 if falls else 0.03, 0.92 - 0.09 * i, error, fontsize=8, color=colour,
                     va="center", **place)  # fmt: skip
-    ax.set_xscale("log")
-    ax.set(xlabel="tokens D", ylabel=label, title=task_title(forecast.task))
+    _log_axis(ax, axis)
+    ax.set(ylabel=label, title=task_title(forecast.task))
     if column == "acc":
         ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
+
+
+def _axis(forecast: TaskForecast) -> str:
+    return "flops" if forecast.step1.curve.inputs == ("flops",) else "n_tokens"
+
+
+def _log_axis(ax: Axes, axis: str) -> None:
+    """Few labelled ticks, whatever the span."""
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
+    ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    if axis == "n_tokens":
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda d, _: _short(d)))
+    else:
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda c, _: f"{c:.0e}".replace("e+", "e")))
+    ax.set_xlabel({"n_tokens": "tokens D", "flops": "FLOPs C"}[axis])
+
+
+def _short(number: float) -> str:
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if number >= unit:
+            return f"{number / unit:g}{name}"
+    return f"{number:g}"
 
 
 def _groups(forecast: TaskForecast):
@@ -157,7 +261,9 @@ def _groups(forecast: TaskForecast):
 
 
 def _feature(forecast: TaskForecast) -> str:
-    return _FEATURES.get(forecast.protocol.metric, forecast.protocol.metric)
+    task, metric = forecast.columns["loss"]
+    of = "C4 " if task == "c4_en_val" else ""
+    return of + _FEATURES.get(metric, metric)
 
 
 def _colours(forecast: TaskForecast) -> dict[str, tuple]:

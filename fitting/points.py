@@ -149,7 +149,7 @@ def checkpoints(
         sides[name] = side.set_index("n_tokens", drop=False)
     both = next(iter(sides.values())).sort_index()
     for name, side in sides.items():
-        both[name] = side["value"]
+        both[name], both["n_examples"] = side["value"], side["n_examples"]  # accuracy comes last
     both = both.dropna(subset=list(sides))
     if both.empty:
         said = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
@@ -188,6 +188,7 @@ def final_point(points: pd.DataFrame, run: str, protocol: Protocol) -> dict:
         "n_params": _number(last["n_params"]),
         "n_tokens": _number(last["n_tokens"]),
         "flops": _number(last["flops"]),
+        "n_examples": _number(last["n_examples"]),
     } | {
         name: trailing_mean(
             points[name].to_numpy(float), at, protocol.final_window, protocol.reach * at[-1]
@@ -214,27 +215,19 @@ def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
 
 
 def measured_target(
-    rows: pd.DataFrame | None, goal: Target, columns: dict[str, tuple[str, str]]
+    rows: pd.DataFrame, n_tokens: float, columns: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """A target's inputs, and what was measured of it at its last tokens.
+    """What was measured of a target at its last tokens: `loss`, `acc` (NaN if unmeasured), `stale`.
 
     `stale` says that there are measurements, but none at the tokens that are forecast: they are
     not compared.
     """
-    known = {
-        "run": goal.name,
-        "n_params": goal.n_params,
-        "n_tokens": goal.n_tokens,
-        "flops": goal.flops,
-        "loss": math.nan,
-        "acc": math.nan,
-        "stale": False,
-    }
+    known: dict[str, Any] = {"loss": math.nan, "acc": math.nan, "stale": False}
     for name, (task, metric) in columns.items():
         side = _select(rows, task, metric).sort_values("n_tokens", kind="stable")
         if side.empty:
             continue
-        if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != goal.n_tokens:
+        if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != n_tokens:
             known["stale"] = True
         else:
             known[name] = side["value"].iloc[-ACTUAL_WINDOW:].mean()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 
 from fitting import points
 from fitting.engines import ENGINES, Points
@@ -27,6 +27,7 @@ PREDICTION_COLUMNS = (
 )  # fmt: skip
 
 
+MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # known afterwards
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
 _CURVE = ("run", "size", "loss", "acc")
 
@@ -37,10 +38,11 @@ class TaskForecast:
 
     Attributes:
         task: label.
-        metrics: what the columns `loss` and `acc` hold: `loss` alone for a language-model loss,
-            `acc` alone for a single step.
+        columns: what `loss` and `acc` are, as (task, metric): `loss` alone for a language-model
+            loss, `acc` alone for a single step.
         protocol: how the feature was prepared.
-        final: a row a training run: run, size, multiple, n_params, n_tokens, flops, loss, acc.
+        final: a row a training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
+            loss, acc.
         curve: a row a checkpoint used by step 2: run, size, loss, acc.
         measured: a row a target: run, n_params, n_tokens, flops, loss, acc (NaN if unmeasured).
         step1: the law (of accuracy itself when there is a single step).
@@ -49,7 +51,7 @@ class TaskForecast:
     """
 
     task: str
-    metrics: dict[str, str]
+    columns: dict[str, tuple[str, str]]
     protocol: Protocol
     final: pd.DataFrame
     curve: pd.DataFrame
@@ -67,7 +69,7 @@ class TaskForecast:
 def forecast(
     table: pd.DataFrame,
     train: Sequence[str],
-    targets: Sequence[str],
+    targets: Sequence[str | Target],
     tasks: Sequence[str] = ("main",),
     method: str = "paper",
     feature: str | None = None,
@@ -80,8 +82,8 @@ def forecast(
     Args:
         table: measurements, in the schema of `fitting.table`.
         train: shell patterns of run names.
-        targets: run names of the table, or `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is
-            not in it.
+        targets: run names of the table, `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is not in
+            it, or `Target`s.
         tasks: labels; `main` stands for the paper's eight.
         method: of `fitting.engines.ENGINES`.
         feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.
@@ -103,7 +105,7 @@ def forecast(
             raise InputError(f"--level {level}: must lie between 0 and 1")
     law = SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs]
     runs = points.select_runs(table, train)
-    goals = [points.parse_target(table, text) for text in targets]
+    goals = [t if isinstance(t, Target) else points.parse_target(table, t) for t in targets]
     for goal in goals:
         if goal.name in runs:
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
@@ -167,11 +169,9 @@ def forecast_task(
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
     final = pd.DataFrame(finals)
     curve = pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True)
-    measured = pd.DataFrame(
-        [points.measured_target(by_run.get(goal.name), goal, columns) for goal in targets]
-    )
+    goals = pd.DataFrame([asdict(t) for t in targets]).rename(columns={"name": "run"})
     x = points.law_inputs(final, law, "--train")
-    goals = points.law_inputs(measured, law, "--target")
+    ahead = points.law_inputs(goals, law, "--target")
     if len(final) <= len(law.params):
         raise InputError(
             f"{len(final)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
@@ -190,37 +190,65 @@ def forecast_task(
         run=curve["run"].map(index).to_numpy(int),
         feature=curve["loss"].to_numpy(float),
         accuracy=curve["acc"].to_numpy(float),
-        goals=goals,
+        goals=ahead,
     )
     outcome = ENGINES[method](data, levels)
-    intervals = dict(zip(columns, (outcome.first, outcome.second), strict=False))
+    given = [outcome.first] if outcome.second is None else [outcome.first, outcome.second]
+    intervals = dict(zip(columns, given, strict=True))
     rows = [
-        _row(task, method, level, was, {name: v[g, k] for name, v in intervals.items()})
-        for g, was in enumerate(measured.to_dict("records"))
+        _row(task, target.name, method, level, {n: v[g, k] for n, v in intervals.items()})
+        for g, target in enumerate(targets)
         for k, level in enumerate(levels)
     ]
-    metrics = {name: metric for name, (_, metric) in columns.items()}
-    return TaskForecast(
-        task, metrics, protocol, final, curve, measured, outcome.step1, outcome.step2, rows
+    fitted = TaskForecast(
+        task, columns, protocol, final, curve, goals, outcome.step1, outcome.step2, rows
     )
+    return compare(fitted, table)
+
+
+def compare(forecast: TaskForecast, table: pd.DataFrame) -> TaskForecast:
+    """The same forecast beside what the table says of its targets, where it says anything."""
+    needed = table[table["task"].isin([task for task, _ in forecast.columns.values()])]
+    found = []
+    for goal in forecast.measured[["run", "n_params", "n_tokens", "flops"]].to_dict("records"):
+        rows = needed[needed["run"] == goal["run"]]
+        found.append(goal | points.measured_target(rows, goal["n_tokens"], forecast.columns))
+    measured = pd.DataFrame(found)
+    known = {goal["run"]: goal for goal in found}
+    compared = []
+    for row in forecast.rows:
+        actual, loss = known[row["target"]]["acc"], known[row["target"]]["loss"]
+        error = abs(row["pred"] - actual)
+        relative = error / actual if actual != 0 else math.nan
+        cells = (actual, error, relative, loss if "loss" in forecast.columns else math.nan)
+        compared.append(row | dict(zip(MEASURED_COLUMNS, cells, strict=True)))
+    return replace(forecast, measured=measured, rows=compared)
+
+
+def is_control(forecast: TaskForecast) -> bool:
+    """Whether the training runs' accuracies differ no more than by chance: nothing to forecast.
+
+    Their range is held against the 95 % quantile of the studentized range (Tukey), the spread
+    that as many equal models would show on test items of their own.
+    """
+    if "acc" not in forecast.columns or len(forecast.final) < 2:
+        return False
+    accuracy, n = forecast.final["acc"], forecast.final["n_examples"].min()
+    error = math.sqrt(accuracy.mean() * (1 - accuracy.mean()) / n)
+    spread = scipy.stats.studentized_range.ppf(0.95, len(accuracy), math.inf)
+    return bool(accuracy.max() - accuracy.min() < spread * error)
 
 
 def _row(
-    task: str, method: str, level: float, was: dict, intervals: dict[str, np.ndarray]
+    task: str, target: str, method: str, level: float, intervals: dict[str, np.ndarray]
 ) -> dict:
-    """One prediction in the pinned columns; what is not forecast stays empty."""
+    """One prediction in the pinned columns; what is not known stays empty."""
     unknown = np.full(3, math.nan)
-    loss, loss_lo, loss_hi = intervals.get("loss", unknown)
-    pred, lo, hi = intervals.get("acc", unknown)
-    error = abs(pred - was["acc"])
-    relative = error / was["acc"] if was["acc"] != 0 else math.nan
-    actual_loss = was["loss"] if "loss" in intervals else math.nan
-    values = (
-        task, was["run"], method, level, pred, np.maximum(lo, 0.0), np.minimum(hi, 1.0),
-        was["acc"], error, relative, loss, loss_lo, loss_hi, actual_loss,
-    )  # fmt: skip
-    return dict(zip(PREDICTION_COLUMNS, map(_plain, values), strict=True))
-
-
-def _plain(value: Any) -> Any:
-    return float(value) if isinstance(value, np.floating) else value
+    loss, loss_lo, loss_hi = map(float, intervals.get("loss", unknown))
+    pred, lo, hi = map(float, intervals.get("acc", unknown))
+    known = {
+        "task": task, "target": target, "method": method, "level": level,
+        "pred": pred, "lo": np.maximum(lo, 0.0), "hi": np.minimum(hi, 1.0),
+        "pred_loss": loss, "loss_lo": loss_lo, "loss_hi": loss_hi,
+    }  # fmt: skip
+    return {column: known.get(column, math.nan) for column in PREDICTION_COLUMNS}

@@ -1,14 +1,20 @@
-"""Forecasts in words: the table and the mean errors that the command line prints."""
+"""Forecasts in words: tables and mean errors for the command line, and a page with pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
 import pandas as pd
+
+from fitting import page, plots, table
+from fitting.predict import TaskForecast, to_frame, warnings
 
 
 def prediction_cells(predictions: pd.DataFrame) -> list[list[str]]:
-    """A header and a row of text for each prediction, in percent and points."""
+    """A header and a row of text for each predicted accuracy, in percent and points."""
     rows = [["task", "target", "level", "pred %", "interval %", "measured %", "error, points"]]
-    for row in predictions.to_dict("records"):
+    for row in predictions.dropna(subset=["pred"]).to_dict("records"):
         known = row["actual"] == row["actual"]
         rows.append(
             [
@@ -19,6 +25,25 @@ def prediction_cells(predictions: pd.DataFrame) -> list[list[str]]:
                 f"{100 * row['lo']:.1f} .. {100 * row['hi']:.1f}",
                 f"{100 * row['actual']:.1f}" if known else "",
                 f"{100 * row['abs_error']:.2f}" if known else "",
+            ]
+        )
+    return rows
+
+
+def loss_cells(predictions: pd.DataFrame) -> list[list[str]]:
+    """A header and a row of text for each predicted loss."""
+    rows = [["task", "target", "level", "pred loss", "interval", "measured", "error %"]]
+    for row in predictions.dropna(subset=["pred_loss"]).to_dict("records"):
+        known = row["actual_loss"] == row["actual_loss"]
+        rows.append(
+            [
+                row["task"],
+                row["target"],
+                f"{row['level']:g}",
+                f"{row['pred_loss']:.4f}",
+                f"{row['loss_lo']:.4f} .. {row['loss_hi']:.4f}",
+                f"{row['actual_loss']:.4f}" if known else "",
+                f"{100 * (row['pred_loss'] / row['actual_loss'] - 1):+.2f}" if known else "",
             ]
         )
     return rows
@@ -40,3 +65,114 @@ def summary(predictions: pd.DataFrame) -> list[str]:
             f"of mean width {width:.1f} points"
         )
     return lines
+
+
+def write(
+    directory: Path,
+    title: str,
+    forecasts: Sequence[TaskForecast],
+    controls: Sequence[TaskForecast],
+    measurements: pd.DataFrame,
+    provenance: dict[str, str],
+) -> Path:
+    """Writes `index.html` and its PNGs; returns the page's path.
+
+    Args:
+        directory: gets the files.
+        title: of the page.
+        forecasts: of tasks and texts, compared with what was measured.
+        controls: tasks that are shown and not forecast.
+        measurements: of all runs.
+        provenance: what made the forecast: name -> value, shown as they are.
+    """
+    drawn = plots.figures(forecasts, controls)
+    texts = [f for f in forecasts if "acc" not in f.columns]
+    if texts:
+        drawn["curves"] = plots.loss_curves(measurements, *texts[0].columns["loss"])
+    for name, figure in drawn.items():
+        table.write_atomically(directory / f"{name}.png", lambda p, f=figure: f.savefig(p, dpi=130))
+    content = page.render(title, _sections(forecasts, controls, drawn, provenance))
+    path = directory / "index.html"
+    table.write_atomically(path, lambda p: p.write_text(content, encoding="utf-8"))
+    return path
+
+
+def _sections(
+    forecasts: Sequence[TaskForecast],
+    controls: Sequence[TaskForecast],
+    drawn: Collection[str],
+    provenance: dict[str, str],
+) -> list[page.Section]:
+    predictions = to_frame(forecasts)
+
+    def pictures(**shows: str) -> dict[str, str]:
+        return {f"{name}.png": text for name, text in shows.items() if name in drawn}
+
+    accuracies, losses = prediction_cells(predictions), loss_cells(predictions)
+    notes = [f"{text}: {', '.join(tasks)}." for text, tasks in warnings(forecasts).items()]
+    sections = [
+        page.Section(
+            "Forecast and measurement",
+            [
+                "The forecast was fitted to the smaller runs and locked before the target was "
+                "scored; intervals say where the measured value will fall.",
+                *(f"{line}." for line in summary(predictions)),
+            ],
+            accuracies if len(accuracies) > 1 else (),
+            pictures(forecast="Each task's forecast, its interval and the measured accuracy"),
+        ),
+        page.Section(
+            "Losses", ["Of each task in bits per byte, and of held-out text."], losses
+        ),
+        page.Section(
+            "How it was made",
+            ["Step 1 forecasts a task's loss from parameters and tokens, step 2 its accuracy from "
+             "its loss; chained, they give the accuracy."],
+            (),
+            pictures(
+                step1="Loss against tokens, a curve a size",
+                step2="Accuracy against loss, every checkpoint",
+                chained="Accuracy against tokens through both steps",
+                curves="Held-out loss of every run against tokens",
+            ),
+        ),
+        page.Section(
+            "What is not identified",
+            [*notes, "Exponents and asymptotes of so short a ladder are not to be quoted: they "
+             "trade against each other, and only what they forecast together is tested here."],
+        ),
+        page.Section("Cost", table=_cost_cells(forecasts)),
+        page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
+    ]  # fmt: skip
+    if controls:
+        shown = page.Section(
+            "Controls",
+            ["The smaller runs' accuracies on these tasks differ no more than by chance, so there "
+             "is nothing to forecast them from."],
+            _control_cells(controls),
+            pictures(controls="Accuracy against tokens, runs only"),
+        )  # fmt: skip
+        sections.insert(2, shown)
+    return sections
+
+
+def _control_cells(controls: Sequence[TaskForecast]) -> list[list[str]]:
+    rows = [["task", "lowest %", "highest %", "items", "target %"]]
+    for forecast in controls:
+        accuracy, n = forecast.final["acc"], forecast.final["n_examples"].min()
+        target = forecast.measured["acc"].iloc[0]
+        rows.append(
+            [forecast.task, f"{100 * accuracy.min():.1f}", f"{100 * accuracy.max():.1f}",
+             f"{n:.0f}", f"{100 * target:.1f}" if target == target else ""]
+        )  # fmt: skip
+    return rows
+
+
+def _cost_cells(forecasts: Sequence[TaskForecast]) -> list[list[str]]:
+    """FLOPs of the runs that were fitted, and of each target, as the table counts them."""
+    ladder = forecasts[0].final["flops"].sum()
+    rows = [["", "FLOPs", "the ladder costs"]]
+    rows.append([f"{len(forecasts[0].final)} runs fitted", f"{ladder:.3g}", ""])
+    for row in forecasts[0].measured.to_dict("records"):
+        rows.append([row["run"], f"{row['flops']:.3g}", f"{ladder / row['flops']:.2f} of it"])
+    return rows

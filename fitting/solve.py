@@ -130,11 +130,12 @@ def _solve_one(
         gain = jnp.where(better, state.objective - values[i], 0.0)
         idle = gain <= 1e-13 * state.objective
         damping = state.damping * jnp.where(better, 0.2, 8.0)
+        stuck = (idle & better) | (damping > 1e12)
         return _State(
             jnp.where(better, tried[i], theta),
             jnp.where(better, values[i], state.objective),
             jnp.clip(damping, 1e-15, 1e15),
-            jnp.where(idle & better | (damping > 1e12), state.idle + 1, jnp.where(better, 0, state.idle)),
+            jnp.where(stuck, state.idle + 1, jnp.where(better, 0, state.idle)),
             state.steps + 1,
         )
 
@@ -159,7 +160,7 @@ def _solve_spd(matrix: jax.Array, right: jax.Array, scale: jax.Array) -> jax.Arr
         for i in range(j + 1, n):
             inner = sum(factor[i][k] * factor[j][k] for k in range(j))
             factor[i][j] = (a[i, j] - inner) / factor[j][j]
-    b, half, full = right * d, [], [None] * n
+    b, half, full = right * d, [], [jnp.zeros(())] * n
     for i in range(n):
         half.append((b[i] - sum(factor[i][k] * half[k] for k in range(i))) / factor[i][i])
     for i in reversed(range(n)):

@@ -9,22 +9,22 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fitting import table
 from fitting.table import InputError, Problem
+from ladder_jax.arguments import parser
 
 _SHOWN_PROBLEMS = 20
-_METHODS = ("paper", "bootstrap")
-_FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
+_RUN_LEVELS = [0.95]  # of the intervals of `ladder run`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 only on success."""
-    parser = _parser()
-    args, extra = parser.parse_known_args(arguments)
+    top = parser(_COMMANDS)
+    args, extra = top.parse_known_args(arguments)
     if extra and args.command != "train":
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+        top.error(f"unrecognized arguments: {' '.join(extra)}")
     args.overrides = extra
     try:
         args.run(args)
@@ -37,103 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ladder {args.command}: interrupted", file=sys.stderr)
         return 130
     return 0
-
-
-class _Parser(argparse.ArgumentParser):
-    """Complains in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="ladder",
-        description="Forecast what a language model will be able to do before it is trained.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="example:\n  ladder plan task_ladders",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Any, text: str, example: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=text,
-            description=text,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        sub.set_defaults(run=run)
-        return sub
-
-    plan = command("plan", _plan, "Print a ladder and its cost.", "ladder plan task_ladders --json")
-    plan.add_argument("experiment", help="a folder of experiments/, such as task_ladders")
-    plan.add_argument("--json", action="store_true", help="print JSON")
-
-    download = command(
-        "download", _download, "Fetch public data, checked by SHA-256.",
-        "ladder download olmo-ladder",
-    )  # fmt: skip
-    download.add_argument("name", choices=["olmo-ladder"], help="what to fetch")
-    download.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
-
-    run = command(
-        "run", _run, "Train every run of an experiment, side by side, and measure them.",
-        "ladder run quickstart --out quickstart",
-    )  # fmt: skip
-    run.add_argument("experiment", help="a folder of experiments/, such as quickstart")
-    run.add_argument("--out", required=True, metavar="DIR")
-    run.add_argument("--workers", type=int, metavar="N",
-                     help="processes (default: one a core, or one on an accelerator)")  # fmt: skip
-
-    status = command(
-        "status", _status, "Show how far the runs of an experiment are.",
-        "ladder status quickstart --out quickstart",
-    )  # fmt: skip
-    status.add_argument("experiment")
-    status.add_argument("--out", required=True, metavar="DIR")
-
-    train = command(
-        "train", _train, "Train one run, from wherever it stopped; --key value overrides its "
-        "config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
-    )  # fmt: skip
-    train.add_argument("config", metavar="RUN", help="EXPERIMENT/RUN, or a config.json")
-    train.add_argument("--out", required=True, metavar="DIR")
-
-    measure = command(
-        "measure", _measure, "Turn runs into one measurement table.",
-        "ladder measure --from olmo-ladder --out measurements.csv",
-    )  # fmt: skip
-    measure.add_argument("--from", dest="source", default="runs", choices=["runs", "olmo-ladder"],
-                         help="runs: of `ladder train` and `run` (default)")  # fmt: skip
-    measure.add_argument("--runs", metavar="DIR",
-                         help="the runs (olmo-ladder: default what was downloaded)")  # fmt: skip
-    measure.add_argument("--out", required=True, metavar="FILE", help=".csv or .parquet")
-    measure.add_argument("--strict", action="store_true", help="fail if any row is bad")
-
-    predict = command(
-        "predict", _predict, "Fit the training runs and forecast the targets.",
-        "ladder predict --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
-        "'1.3B-*' \\\n    --target 7B-4T 13B-5T --method paper --out predictions.csv",
-    )  # fmt: skip
-    predict.add_argument("--measurements", required=True, metavar="FILE")
-    predict.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                         help="shell patterns of run names")  # fmt: skip
-    predict.add_argument("--target", required=True, nargs="+", metavar="RUN",
-                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a run to "
-                              "come")  # fmt: skip
-    predict.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                         help="task labels; main: the paper's eight (default)")  # fmt: skip
-    predict.add_argument("--method", default="paper", choices=_METHODS)
-    predict.add_argument("--feature", choices=_FEATURES, help="of two steps (default bpb)")
-    predict.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
-    predict.add_argument("--steps", default="two", choices=["two", "one"])
-    predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
-                         help="levels of the predictive intervals (default 0.95)")  # fmt: skip
-    predict.add_argument("--figures", metavar="DIR", help="draw step 1, step 2 and chained here")
-    predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
-    predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
-    return parser
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -158,17 +61,92 @@ def _runs(experiment: str) -> list[Any]:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ladder_jax import launch, measure
+    from ladder_jax import launch
     from ladder_jax.download import cache_dir
 
     if not args.out or (args.workers is not None and args.workers < 1):
         raise InputError("--out must name a directory, and --workers be 1 or more")
-    out, runs = Path(args.out), _runs(args.experiment)
-    launch.claim_manifest(args.experiment, runs, out)
-    launch.train_all(runs, out, cache_dir(), args.workers or launch.default_workers())
+    experiment, out = _experiment(args.experiment), Path(args.out)
+    ladder = experiment.LADDER
+    grid, targets = ladder.runs(), [target.run for target in ladder.targets.values()]
+    manifest = launch.claim_manifest(args.experiment, [*grid, *targets], out)
+    workers = args.workers or launch.default_workers()
+    withheld = {run.name for run in targets}
+    launch.train_all([*grid, *targets], out, cache_dir(), workers, withheld)
+    frame = _measure_runs(out)
+    if not targets:
+        return
+    forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
+    print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
+    launch.train_all(targets, out, cache_dir(), workers)
+    _report_targets(forecasts, controls, _measure_runs(out), lock, out)
+
+
+def _measure_runs(out: Path) -> Any:
+    from ladder_jax import measure
+
     frame = measure.from_runs(out)
     table.write(frame, out / "measurements.csv")
-    print(f"{out / 'measurements.csv'}: {len(frame):,} measurements of {len(runs)} runs")
+    print(
+        f"{out / 'measurements.csv'}: {len(frame):,} measurements of {frame['run'].nunique()} runs"
+    )
+    return frame
+
+
+def _forecast_targets(
+    experiment: Any, frame: Any, manifest: dict[str, Any], out: Path
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Forecasts, controls and lock, from the grid's measurements alone; files what is forecast."""
+    import ladder_jax
+    from fitting import lock, predict
+    from fitting.points import Target
+    from ladder_jax.models import counts
+
+    ladder, settings = experiment.LADDER, {"levels": _RUN_LEVELS} | experiment.FORECAST
+    grid = [run.name for run in ladder.runs()]
+    targets = [
+        Target(
+            target.run.name,
+            counts.n_params(target.run.model),
+            target.n_tokens,
+            counts.flops_per_token(target.run.model) * target.n_tokens,
+        )
+        for target in ladder.targets.values()
+    ]
+    fitted = frame[frame["run"].isin(grid)]
+    tasks = ["heldout", *ladder.base.eval.tasks]
+    every = predict.forecast(fitted, grid, targets, tasks, **settings)
+    controls = [forecast for forecast in every if predict.is_control(forecast)]
+    forecasts = [forecast for forecast in every if not predict.is_control(forecast)]
+    predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
+    made = lock.make(predictions, fitted, manifest | settings, ladder_jax.__version__)
+    if not path.is_file():
+        _write_predictions(predictions, out / "predictions.csv")
+    lock.hold(made, path)
+    return forecasts, controls, made
+
+
+def _report_targets(
+    forecasts: list[Any], controls: list[Any], frame: Any, lock: dict[str, Any], out: Path
+) -> None:
+    """Holds the forecasts against the measured targets: predictions.csv and the report."""
+    from fitting import predict, report
+    from ladder_jax import tracking
+
+    forecasts = [predict.compare(forecast, frame) for forecast in forecasts]
+    predictions = predict.to_frame(forecasts)
+    _write_predictions(predictions, out / "predictions.csv")
+    _print_predictions(predictions)
+    provenance = {
+        "forecast, SHA-256": lock["sha256"],
+        "measurements fitted, SHA-256": lock["data_sha256"],
+        "config, SHA-256": lock["config_sha256"],
+    } | tracking.environment()
+    targets = ", ".join(dict.fromkeys(predictions["target"]))
+    controls = [predict.compare(control, frame) for control in controls]
+    print(report.write(
+        out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance
+    ))  # fmt: skip
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -246,7 +224,7 @@ def _predict(args: argparse.Namespace) -> None:
     frame, problems = table.read(args.measurements)
     _report(problems, args.strict)
 
-    from fitting import plots, predict, report
+    from fitting import plots, predict
 
     forecasts = predict.forecast(
         frame,
@@ -260,11 +238,8 @@ def _predict(args: argparse.Namespace) -> None:
         levels=args.level or [0.95],
     )
     predictions = predict.to_frame(forecasts)
-    table.write_atomically(
-        args.out, lambda p: predictions.to_csv(p, index=False, lineterminator="\n")
-    )
-    _print_columns(report.prediction_cells(predictions))
-    print("\n".join(report.summary(predictions)))
+    _write_predictions(predictions, args.out)
+    _print_predictions(predictions)
     for warning, tasks in predict.warnings(forecasts).items():
         print(f"note: {warning}: {', '.join(tasks)}")
     print(args.out)
@@ -273,6 +248,19 @@ def _predict(args: argparse.Namespace) -> None:
             path = Path(args.figures) / f"{name}.png"
             table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
             print(path)
+
+
+def _write_predictions(predictions: Any, path: str | Path) -> None:
+    table.write_atomically(path, lambda p: predictions.to_csv(p, index=False, lineterminator="\n"))
+
+
+def _print_predictions(predictions: Any) -> None:
+    from fitting import report
+
+    cells = report.prediction_cells(predictions)
+    _print_columns(cells if len(cells) > 1 else report.loss_cells(predictions))
+    for line in report.summary(predictions):
+        print(line)
 
 
 def _report(problems: list[Problem], strict: bool) -> None:
@@ -304,6 +292,16 @@ def _cell(value: Any) -> str:
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, int) else str(value)
 
+
+_COMMANDS = {
+    "plan": _plan,
+    "download": _download,
+    "run": _run,
+    "status": _status,
+    "train": _train,
+    "measure": _measure,
+    "predict": _predict,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

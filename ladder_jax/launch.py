@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ def run_directory(out: Path, run: RunConfig) -> Path:
     return out / "runs" / run.name
 
 
-def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> None:
-    """Writes `manifest.json`, or checks that the directory holds these very runs.
+def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dict[str, Any]:
+    """Writes `manifest.json`, or checks that the directory holds these very runs; returns it.
 
     Raises:
         InputError: it holds others, or cannot be written.
@@ -50,9 +50,10 @@ def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> Non
         if theirs != manifest:
             key, _, _ = tracking.first_difference(theirs, manifest)
             raise InputError(f"{out} belongs to another config ({key} differs): use another --out")
-        return
+        return manifest
     text = json.dumps(manifest, indent=2) + "\n"
     write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
+    return manifest
 
 
 def default_workers() -> int:
@@ -63,13 +64,32 @@ def default_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def train_all(runs: Sequence[RunConfig], out: Path, cache: Path, workers: int) -> None:
-    """Trains all runs that are not done, and shows one live table of them.
+def train_all(
+    runs: Sequence[RunConfig],
+    out: Path,
+    cache: Path,
+    workers: int,
+    withheld: Collection[str] = (),
+) -> None:
+    """Trains and scores all runs that are not done, and shows one live table of them.
+
+    Args:
+        runs: of the grid.
+        out: the experiment's directory.
+        cache: of tokenizers and packed text.
+        workers: processes.
+        withheld: names of runs that are trained but not scored.
 
     Raises:
         InputError: some runs failed; the others were finished first.
     """
-    todo = [run for run in runs if not tracking.is_done(run, run_directory(out, run))]
+    todo = [
+        run
+        for run in runs
+        if not (tracking.is_trained if run.name in withheld else tracking.is_done)(
+            run, run_directory(out, run)
+        )
+    ]
     todo.sort(key=_cost, reverse=True)
     failures: dict[str, str] = {}
     os.environ.setdefault("GLIBC_TUNABLES", _MALLOC)  # read when a worker starts
@@ -82,7 +102,10 @@ def train_all(runs: Sequence[RunConfig], out: Path, cache: Path, workers: int) -
     )
     with pool:
         futures = {
-            pool.submit(_train_one, run, run_directory(out, run), cache): run for run in todo
+            pool.submit(
+                _train_one, run, run_directory(out, run), cache, run.name not in withheld
+            ): run
+            for run in todo
         }
         try:
             _watch(runs, out, futures, failures)
@@ -103,7 +126,7 @@ def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
     last = rows[-1] if rows else {}
     state = "running" if rows else "waiting"
     if tracking.is_trained(run, directory):
-        state = "done" if tracking.is_done(run, directory) else "scoring"
+        state = "done" if tracking.is_done(run, directory) else "to score"
     left = (run.n_steps - last.get("step", 0)) * run.batch_tokens
     rate = last.get("tokens_per_s", 0.0)
     return {
@@ -201,7 +224,8 @@ def _die_with(parent: int) -> None:
     os._exit(1)
 
 
-def _train_one(run: RunConfig, directory: Path, cache: Path) -> None:
+def _train_one(run: RunConfig, directory: Path, cache: Path, score: bool) -> None:
     from ladder_jax.score import train_and_score
+    from ladder_jax.train import train
 
-    train_and_score(run, directory, cache, progress=False)
+    (train_and_score if score else train)(run, directory, cache, progress=False)

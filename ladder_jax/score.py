@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -12,13 +14,42 @@ from tqdm import tqdm
 from fitting.table import InputError
 from ladder_jax import sharding, tracking
 from ladder_jax.checkpoint import Checkpoints, Corrupt
-from ladder_jax.config import RunConfig
+from ladder_jax.config import DataConfig, EvalConfig, RunConfig
 from ladder_jax.data import sources
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.eval import embedded, heldout, loglik, store
-from ladder_jax.train import abstract_state, train
+from ladder_jax.eval.requests import Rows
+from ladder_jax.eval.tasks import Task
+from ladder_jax.train import abstract_state, checkpoint_steps, train
 
 _PATIENCE = 3
+
+
+class Questions(NamedTuple):
+    """What every checkpoint of a run is asked: held-out text, and tasks as packed rows."""
+
+    heldout: heldout.Heldout
+    tasks: list[Task]
+    rows: Rows | None
+    lengths: np.ndarray
+
+
+@functools.lru_cache(maxsize=4)  # a worker scores many runs on the same questions
+def _questions(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path) -> Questions:
+    packed = prepare(data, seq_len, cache)
+    held = heldout.Heldout.of(packed, config.heldout_tokens)
+    if not config.tasks:
+        return Questions(held, [], None, np.zeros(0))
+    tasks = embedded.build(config.tasks, sources.load(data).heldout, packed.tokenizer, data.seed)
+    rows = loglik.prepare(tasks, packed.tokenizer)
+    return Questions(held, tasks, rows, np.bincount(rows.request[rows.request >= 0]))
+
+
+def scored_steps(run: RunConfig) -> list[int]:
+    """The checkpoints that are scored: `eval.n_checkpoints` of those saved, the last included."""
+    saved = checkpoint_steps(run)
+    n = min(run.eval.n_checkpoints, len(saved))
+    return [saved[math.ceil(k * len(saved) / n) - 1] for k in range(1, n + 1)]
 
 
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
@@ -35,15 +66,16 @@ def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool
 
 
 def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> bool:
-    """Scores what is not scored yet; what is, is left alone.
+    """Scores the steps that are to be scored and are not yet.
 
     Returns:
-        Whether all committed checkpoints are scored: False if one was corrupt, which is then
-        set aside with those after it.
+        Whether they all are: False if a checkpoint was corrupt, which is then set aside with those
+        after it.
     """
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
-        steps = [s for s in checkpoints.steps() if not tracking.is_scored(run, directory, s)]
+        wanted = set(checkpoints.steps()) & set(scored_steps(run))
+        steps = [s for s in sorted(wanted) if not tracking.is_scored(run, directory, s)]
         return not steps or _score(run, directory, checkpoints, steps, cache, progress)
     finally:
         checkpoints.close()
@@ -57,14 +89,7 @@ def _score(
     cache: Path,
     progress: bool,
 ) -> bool:
-    packed = prepare(run.data, run.model.seq_len, cache)
-    held = heldout.Heldout.of(packed, run.eval.heldout_tokens)
-    tasks, rows, lengths = [], None, np.zeros(0)
-    if run.eval.tasks:
-        texts = sources.load(run.data).heldout
-        tasks = embedded.build(run.eval.tasks, texts, packed.tokenizer, run.data.seed)
-        rows = loglik.prepare(tasks, packed.tokenizer)
-        lengths = np.bincount(rows.request[rows.request >= 0])
+    questions = _questions(run.data, run.model.seq_len, run.eval, cache)
     mesh = sharding.make_mesh(run.mesh)
     abstract = abstract_state(run, mesh)
     with sharding.use_mesh(mesh):
@@ -75,12 +100,12 @@ def _score(
                 print(f"{e}: training it again", file=sys.stderr)
                 checkpoints.set_aside(step)
                 return False
-            if rows is not None:
-                values = loglik.score(run.model, params, rows)
-                path = tracking.scores_path(directory, step)
-                store.write(store.make(tasks, values, lengths), path)
-            measured = heldout.measure(run.model, params, held)
+            if questions.rows is not None:
+                values = loglik.score(run.model, params, questions.rows)
+                scores = store.make(questions.tasks, values, questions.lengths)
+                store.write(scores, tracking.scores_path(directory, step))
+            measured = heldout.measure(run.model, params, questions.heldout)
             if not all(map(math.isfinite, measured.values())):
                 raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
-            tracking.write_eval(directory, step, "heldout", measured, len(held.rows))
+            tracking.write_eval(directory, step, "heldout", measured, len(questions.heldout.rows))
     return True

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import json
+import os
+import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -157,6 +160,14 @@ def write_eval(
     write_atomically(
         eval_path(directory, step, task), lambda p: p.write_text(text, encoding="utf-8")
     )
+
+
+def environment() -> dict[str, str]:
+    """Versions of what decides the numbers, and the machine in a few words."""
+    packages = ("ladder_jax", "jax", "flax", "optax", "numpy", "scipy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"
+    return versions | {"Python": platform.python_version(), "machine": machine}
 
 
 def first_difference(a: Any, b: Any, key: str = "") -> tuple[str, Any, Any]:

@@ -1,0 +1,108 @@
+"""What the command line takes: commands, flags, help with examples."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import NoReturn
+
+METHODS = ("paper", "bootstrap")
+FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
+    """The parser; a parsed command's function is `args.run`, from `commands` by its name."""
+    top = _Parser(
+        prog="ladder",
+        description="Forecast what a language model will be able to do before it is trained.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  ladder plan task_ladders",
+    )
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        sub = subparsers.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(run=commands[name])
+        return sub
+
+    plan = command("plan", "Print a ladder and its cost.", "ladder plan task_ladders --json")
+    plan.add_argument("experiment", help="a folder of experiments/, such as task_ladders")
+    plan.add_argument("--json", action="store_true", help="print JSON")
+
+    download = command(
+        "download", "Fetch public data, checked by SHA-256.",
+        "ladder download olmo-ladder",
+    )  # fmt: skip
+    download.add_argument("name", choices=["olmo-ladder"], help="what to fetch")
+    download.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
+
+    run = command(
+        "run", "From text to a forecast: train a ladder, forecast its targets, compare.",
+        "ladder run quickstart --out quickstart",
+    )  # fmt: skip
+    run.add_argument("experiment", help="a folder of experiments/, such as quickstart")
+    run.add_argument("--out", required=True, metavar="DIR")
+    run.add_argument("--workers", type=int, metavar="N",
+                     help="processes (default: one a core, or one on an accelerator)")  # fmt: skip
+
+    status = command(
+        "status", "Show how far the runs of an experiment are.",
+        "ladder status quickstart --out quickstart",
+    )  # fmt: skip
+    status.add_argument("experiment")
+    status.add_argument("--out", required=True, metavar="DIR")
+
+    train = command(
+        "train", "Train one run, from wherever it stopped; --key value overrides its "
+        "config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
+    )  # fmt: skip
+    train.add_argument("config", metavar="RUN", help="EXPERIMENT/RUN, or a config.json")
+    train.add_argument("--out", required=True, metavar="DIR")
+
+    measure = command(
+        "measure", "Turn runs into one measurement table.",
+        "ladder measure --from olmo-ladder --out measurements.csv",
+    )  # fmt: skip
+    measure.add_argument("--from", dest="source", default="runs", choices=["runs", "olmo-ladder"],
+                         help="runs: of `ladder train` and `run` (default)")  # fmt: skip
+    measure.add_argument("--runs", metavar="DIR",
+                         help="the runs (olmo-ladder: default what was downloaded)")  # fmt: skip
+    measure.add_argument("--out", required=True, metavar="FILE", help=".csv or .parquet")
+    measure.add_argument("--strict", action="store_true", help="fail if any row is bad")
+
+    predict = command(
+        "predict", "Fit the training runs and forecast the targets.",
+        "ladder predict --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
+        "'1.3B-*' \\\n    --target 7B-4T 13B-5T --method paper --out predictions.csv",
+    )  # fmt: skip
+    predict.add_argument("--measurements", required=True, metavar="FILE")
+    predict.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
+                         help="shell patterns of run names")  # fmt: skip
+    predict.add_argument("--target", required=True, nargs="+", metavar="RUN",
+                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a run to "
+                              "come")  # fmt: skip
+    predict.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
+                         help="task labels; main: the paper's eight (default)")  # fmt: skip
+    predict.add_argument("--method", default="paper", choices=METHODS)
+    predict.add_argument("--feature", choices=FEATURES, help="of two steps (default bpb)")
+    predict.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
+    predict.add_argument("--steps", default="two", choices=["two", "one"])
+    predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
+                         help="levels of the predictive intervals (default 0.95)")  # fmt: skip
+    predict.add_argument("--figures", metavar="DIR", help="draw step 1, step 2 and chained here")
+    predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
+    predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
+    return top
