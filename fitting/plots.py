@@ -117,9 +117,13 @@ def figures(
         drawn["step2"] = figure(both, plot_step2, "Step 2: accuracy from loss")
     if scored:
         drawn["chained"] = figure(scored, plot_chained, f"Accuracy from {inputs}")
-        drawn["forecast"] = Figure(figsize=(8.5, 0.36 * sum(len(f.rows) for f in scored) + 1.2))
+        n_lines = sum(len({row["target"] for row in f.rows}) for f in scored)
+        width, height = 8.5, 0.36 * n_lines + 1.2
+        drawn["forecast"] = Figure(figsize=(width, height))
         plot_intervals(drawn["forecast"].subplots(), scored)
-        drawn["forecast"].subplots_adjust(left=0.2, right=0.78, bottom=0.22, top=0.88)
+        drawn["forecast"].subplots_adjust(
+            left=2.1 / width, right=1 - 1.9 / width, bottom=0.6 / height, top=1 - 0.4 / height
+        )
     if controls:
         drawn["controls"] = figure(controls, plot_control, "Shown, not forecast")
     return drawn

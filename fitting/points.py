@@ -29,6 +29,7 @@ MAIN_TASKS = (
 )  # the paper's eight, in its order
 
 
+_REACH = 0.15
 ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
 
 
@@ -54,7 +55,7 @@ class Protocol:
     skip: float
     smooth: int
     link: Link
-    reach: float = 0.15
+    reach: float = _REACH
 
 
 PAPER = {
@@ -217,12 +218,12 @@ def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
 def measured_target(
     rows: pd.DataFrame, n_tokens: float, columns: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """What was measured of a target at its last tokens: `loss`, `acc` (NaN if unmeasured), `stale`.
+    """What was measured of a target at its last tokens: `loss` and `acc`, NaN if unmeasured.
 
     `stale` says that there are measurements, but none at the tokens that are forecast: they are
-    not compared.
+    not compared.  `blurred` says that the evaluations averaged lie far apart in training.
     """
-    known: dict[str, Any] = {"loss": math.nan, "acc": math.nan, "stale": False}
+    known: dict[str, Any] = {"loss": math.nan, "acc": math.nan, "stale": False, "blurred": False}
     for name, (task, metric) in columns.items():
         side = _select(rows, task, metric).sort_values("n_tokens", kind="stable")
         if side.empty:
@@ -230,7 +231,9 @@ def measured_target(
         if side["n_tokens"].isna().any() or side["n_tokens"].iloc[-1] != n_tokens:
             known["stale"] = True
         else:
-            known[name] = side["value"].iloc[-ACTUAL_WINDOW:].mean()
+            side = side.iloc[-ACTUAL_WINDOW:]
+            known[name] = side["value"].mean()
+            known["blurred"] |= bool(side["n_tokens"].iloc[0] < (1 - _REACH) * n_tokens)
     return known
 
 

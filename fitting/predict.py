@@ -141,6 +141,12 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
         for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
             text = f"{run} was not measured at the tokens forecast, so it is not compared"
             notes.setdefault(text, []).append(forecast.task)
+        for run in forecast.measured.loc[forecast.measured["blurred"], "run"]:
+            text = (
+                f"the measured value of {run} is a mean of evaluations far apart in training: "
+                "leave the early ones out of the table"
+            )
+            notes.setdefault(text, []).append(forecast.task)
     return notes
 
 

@@ -11,6 +11,7 @@ import glob
 import json
 import multiprocessing
 import os
+import platform
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -98,7 +99,7 @@ def train_all(
     for i in range(workers):
         cores.put(i)
     pool = concurrent.futures.ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin_worker, initargs=(cores, os.getpid())
+        workers, mp_context=context, initializer=_begin_worker, initargs=(cores, os.getpid(), cache)
     )
     with pool:
         futures = {
@@ -206,8 +207,11 @@ def _draw(live: rich.live.Live, table: rich.table.Table, more: bool) -> None:
         live.update(table)
 
 
-def _begin_worker(cores: Any, parent: int) -> None:
+def _begin_worker(cores: Any, parent: int, cache: Path) -> None:
     """One core and one thread for this process, and no life without its parent."""
+    # What one worker has compiled the next need not; by machine, since it is machine code.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / platform.node()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))

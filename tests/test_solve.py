@@ -1,0 +1,109 @@
+"""Many fits at once: minima no worse than scipy's, weights that mean what they say, bounds kept."""
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+from fitting import solve
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
+from fitting.objectives import HUBER_DELTA
+from fitting.optimise import fit_law, fit_link, predict
+
+RNG = np.random.default_rng(0)
+N, D = np.meshgrid([2e8, 4e8, 8e8, 1.3e9], [1.0, 2.0, 5.0, 10.0])
+X = np.stack([N.ravel(), 20 * N.ravel() * D.ravel()], axis=-1)
+TRUTH = np.array([5.0, 6.5, 0.32, 0.28, 0.6])
+
+
+def observed(noise):
+    return predict(CHINCHILLA, TRUTH, X) * np.exp(noise * RNG.standard_normal(len(X)))
+
+
+def weighted_huber(theta, weights, y):
+    r = np.log(predict(CHINCHILLA, theta, X)) - np.log(y)
+    size = np.minimum(np.abs(r), HUBER_DELTA)
+    return np.sum(weights * size * (np.abs(r) - size / 2))
+
+
+def solve_law(y, weights):
+    return solve.solve(
+        CHINCHILLA.log_mean,
+        CHINCHILLA.bounds,
+        CHINCHILLA.start[None],
+        np.log(X),
+        np.log(y),
+        weights,
+        HUBER_DELTA,
+    )
+
+
+def test_a_law_without_noise_is_recovered():
+    found = solve_law(observed(0.0), np.ones((1, 16)))
+    np.testing.assert_allclose(found.theta[0], TRUTH, rtol=1e-5)
+    assert found.converged.all()
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.01, 0.05])
+def test_minima_are_no_worse_than_those_of_l_bfgs_b(noise):
+    for _ in range(5):
+        y = observed(noise)
+        theirs = fit_law(CHINCHILLA, X, y).objective
+        assert solve_law(y, np.ones((1, 16))).objective[0] <= theirs * (1 + 1e-6)
+
+
+def test_weights_act_as_repeated_points_and_zero_as_none():
+    y = observed(0.01)
+    counts = RNG.multinomial(16, np.full(16, 1 / 16), 3) + np.eye(3, 16, dtype=int)
+    found = solve_law(y, counts)
+    for theta, objective, count in zip(found.theta, found.objective, counts, strict=True):
+        assert objective == pytest.approx(weighted_huber(theta, count, y), rel=1e-9)
+        repeated = np.repeat(np.arange(16), count)
+        theirs = fit_law(CHINCHILLA, X[repeated], y[repeated]).objective
+        assert objective <= theirs * (1 + 1e-6)
+
+
+def test_bounds_hold_and_the_better_start_wins():
+    c = np.geomspace(1e18, 1e21, 9)[:, None]
+    y = 3.0 * c[:, 0] ** -0.05  # E = 0 is on its bound
+    found = solve.solve(
+        COMPUTE_ONLY.log_mean,
+        COMPUTE_ONLY.bounds,
+        np.array([[0.0, 1.0, 3.0], [3.0, 0.1, 1.0]]),
+        np.log(c),
+        np.log(y),
+        np.ones((1, 9)),
+        HUBER_DELTA,
+    )
+    assert found.theta[0] == pytest.approx([np.log(3.0), 0.05, 0.0], abs=1e-4)
+    assert (found.theta >= COMPUTE_ONLY.bounds[0]).all()
+
+
+def test_a_link_by_least_squares_equals_scipys():
+    x = np.linspace(0.5, 1.4, 60)
+    y = predict(SIGMOID, np.array([-0.7, 0.8, 6.0, 0.97]), x) + 0.01 * RNG.standard_normal(60)
+    theirs = fit_link(SIGMOID, x, y)
+    xs, ys = np.append(x, 0.0), np.append(y, 1.0)
+    ours = solve.solve(SIGMOID.mean, SIGMOID.bounds, SIGMOID.start[None], xs, ys, np.ones((1, 61)))
+    assert 2 * ours.objective[0] <= theirs.objective * (1 + 1e-9)
+    np.testing.assert_allclose(ours.theta[0], theirs.theta, rtol=1e-4)
+
+
+def test_each_problem_may_have_points_of_its_own():
+    y = np.stack([observed(0.01), observed(0.01)])
+    x = np.stack([np.log(X), np.log(X)])
+    both = solve.solve(
+        CHINCHILLA.log_mean, CHINCHILLA.bounds, CHINCHILLA.start[None], x, np.log(y),
+        np.ones((2, 16)), HUBER_DELTA,
+    )  # fmt: skip
+    for i in range(2):
+        alone = solve_law(y[i], np.ones((1, 16)))
+        assert both.objective[i] == pytest.approx(alone.objective[0], rel=1e-9)
+
+
+def test_written_out_cholesky_solves():
+    a = RNG.standard_normal((5, 5))
+    matrix, right = a @ a.T + 0.1 * np.eye(5), RNG.standard_normal(5)
+    with jax.enable_x64():
+        ours = np.asarray(solve._solve_spd(matrix, right, np.diag(matrix)))
+    np.testing.assert_allclose(ours, scipy.linalg.solve(matrix, right), rtol=1e-9)
