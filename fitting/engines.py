@@ -6,6 +6,7 @@ measured value will fall, not a band for the mean.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,18 @@ def paper(points: Points, levels: Sequence[float]) -> Outcome:
     step2 = None
     if points.link is not None:
         step2 = fit_link(points.link, points.feature, points.accuracy)
+    return _by_delta_method(points, step1, step2, levels)
+
+
+def least_squares(points: Points, levels: Sequence[float]) -> Outcome:
+    """The paper's objectives at their best minima, from many starts; the same intervals."""
+    step2 = None if points.link is None else _best_link(points, points.link)
+    return _by_delta_method(points, _best_law(points), step2, levels)
+
+
+def _by_delta_method(
+    points: Points, step1: Fit[Law], step2: Fit[Link] | None, levels: Sequence[float]
+) -> Outcome:
     first, second = [], []
     for goal in points.goals:
         value = float(predict(step1.curve, step1.theta, goal))
@@ -99,9 +112,9 @@ def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
     n_runs = len(points.y)
     rng = np.random.default_rng(_SEED)
     weights = n_runs * rng.dirichlet(np.ones(n_runs), N_RESAMPLES)
-    weights = np.concatenate([np.ones((1, n_runs)), weights])
-    theta1, step1 = _law_fits(points, weights)
-    log_first = _evaluate(points.law.log_mean, theta1, np.log(points.goals))
+    step1 = _best_law(points)
+    theta = _solve_law(points, step1.theta[None], weights).theta
+    log_first = _evaluate(points.law.log_mean, theta, np.log(points.goals))
     dof = max(1, n_runs - len(points.law.params))
     noise = rng.standard_t(dof, (*log_first.shape, _NOISE_DRAWS))
     log_losses = log_first[..., None] + step1.residual_sd * noise  # (B, G, draws)
@@ -109,44 +122,51 @@ def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
     first = _quantiles(losses, levels)
     if points.link is None:
         return Outcome(step1, None, first, None)
-    theta2, step2 = _link_fits(points, weights)
+    step2 = _best_link(points, points.link)
+    theta = _solve_link(points, points.link, step2.theta[None], weights).theta
     flat = losses.reshape(len(losses), -1)
-    means = _evaluate(points.link.mean, theta2, flat[:, :], own=True).reshape(losses.shape)
+    means = _evaluate(points.link.mean, theta, flat, own=True).reshape(losses.shape)
     dof = max(1, n_runs - len(points.link.params))
     accuracies = means + step2.residual_sd * rng.standard_t(dof, means.shape)
     return Outcome(step1, step2, first, _quantiles(accuracies, levels))
 
 
-def _law_fits(points: Points, weights: np.ndarray) -> tuple[np.ndarray, Fit[Law]]:
-    """Parameters of every resample, shape (B, P), and the fit to all runs alike."""
+def _best_law(points: Points) -> Fit[Law]:
     law, log_x, log_y = points.law, np.log(points.x), np.log(points.y)
-    whole = solve.solve(
-        law.log_mean, law.bounds, law.start[None], log_x, log_y, weights[:1], HUBER_DELTA
-    )
-    again = solve.solve(
-        law.log_mean, law.bounds, whole.theta, log_x, log_y, weights[1:], HUBER_DELTA
-    )
-    fit = summarise(
-        law, whole.theta[0], float(whole.objective[0]), log_x, log_y, bool(whole.converged[0]),
-        HUBER_DELTA,
-    )  # fmt: skip
-    return again.theta, fit
+    theirs = fit_law(law, points.x, points.y).theta  # so that ours is never the worse
+    starts = np.concatenate([law.start[None], theirs[None], law.starts(log_x, log_y)])
+    found = _solve_law(points, starts, np.ones((1, len(log_y))))
+    objective, converged = float(found.objective[0]), bool(found.converged[0])
+    return summarise(law, found.theta[0], objective, log_x, log_y, converged, HUBER_DELTA)
 
 
-def _link_fits(points: Points, weights: np.ndarray) -> tuple[np.ndarray, Fit[Link]]:
-    """Parameters of every resample, shape (B, P), and the fit to all checkpoints alike."""
-    link = points.link
-    assert link is not None
-    x, y, weights = points.feature, points.accuracy, weights[:, points.run]
+def _solve_law(points: Points, starts: np.ndarray, weights: np.ndarray) -> solve.Solution:
+    """One fit for each row of run weights, shape (B, R)."""
+    law, log_x, log_y = points.law, np.log(points.x), np.log(points.y)
+    return solve.solve(law.log_mean, law.bounds, starts, log_x, log_y, weights, HUBER_DELTA)
+
+
+def _best_link(points: Points, link: Link) -> Fit[Link]:
+    starts = np.concatenate([link.start[None], link.starts(points.feature, points.accuracy)])
+    found = _solve_link(points, link, starts, np.ones((1, len(points.y))))
+    objective, converged = 2 * float(found.objective[0]), bool(found.converged[0])
+    return summarise(link, found.theta[0], objective, *_link_data(points, link), converged)
+
+
+def _solve_link(
+    points: Points, link: Link, starts: np.ndarray, weights: np.ndarray
+) -> solve.Solution:
+    """One fit for each row of run weights, shape (B, R); a checkpoint weighs what its run does."""
+    of_points = weights[:, points.run]
     if link.anchor is not None:
-        x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
-        weights = np.append(weights, np.ones((len(weights), 1)), axis=1)
-    whole = solve.solve(link.mean, link.bounds, link.start[None], x, y, weights[:1])
-    again = solve.solve(link.mean, link.bounds, whole.theta, x, y, weights[1:])
-    fit = summarise(
-        link, whole.theta[0], 2 * float(whole.objective[0]), x, y, bool(whole.converged[0])
-    )
-    return again.theta, fit
+        of_points = np.append(of_points, np.ones((len(weights), 1)), axis=1)
+    return solve.solve(link.mean, link.bounds, starts, *_link_data(points, link), of_points)
+
+
+def _link_data(points: Points, link: Link) -> tuple[np.ndarray, np.ndarray]:
+    if link.anchor is None:
+        return points.feature, points.accuracy
+    return np.append(points.feature, link.anchor[0]), np.append(points.accuracy, link.anchor[1])
 
 
 def _evaluate(
@@ -154,7 +174,12 @@ def _evaluate(
 ) -> np.ndarray:
     """A curve at every theta of shape (B, P): at x, or at each theta's own x of shape (B, ...)."""
     with jax.enable_x64():
-        return np.asarray(jax.jit(jax.vmap(function, in_axes=(0, 0 if own else None)))(theta, x))
+        return np.asarray(_over_thetas(function, own)(theta, x))
+
+
+@functools.cache
+def _over_thetas(function: Callable, own: bool) -> Callable:
+    return jax.jit(jax.vmap(function, in_axes=(0, 0 if own else None)))
 
 
 def _quantiles(draws: np.ndarray, levels: Sequence[float]) -> np.ndarray:
@@ -164,4 +189,8 @@ def _quantiles(draws: np.ndarray, levels: Sequence[float]) -> np.ndarray:
     return np.moveaxis(np.quantile(flat, np.array(wanted), axis=1), -1, 0)
 
 
-ENGINES: dict[str, Engine] = {"paper": paper, "bootstrap": bootstrap}
+ENGINES: dict[str, Engine] = {
+    "paper": paper,
+    "least-squares": least_squares,
+    "bootstrap": bootstrap,
+}

@@ -8,6 +8,7 @@ vector, so that gradients come from `jax.grad` alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -54,6 +55,7 @@ class Law(_Parameters):
         inputs: columns of the measurement table, in the order of `log_x`'s last axis.
         params: in the order of `theta`.
         log_mean: (theta of shape (P,), log_x of shape (..., I)) -> log prediction, shape (...).
+        starts: (log_x of shape (M, I), log_y of shape (M,)) -> starts of a search, shape (S, P).
         citation: paper and equation.
     """
 
@@ -61,6 +63,7 @@ class Law(_Parameters):
     inputs: tuple[str, ...]
     params: tuple[Param, ...]
     log_mean: Callable[[jax.Array, jax.Array], jax.Array]
+    starts: Callable[[np.ndarray, np.ndarray], np.ndarray]
     citation: str
 
 
@@ -73,6 +76,7 @@ class Link(_Parameters):
         params: in the order of `theta`.
         mean: (theta of shape (P,), x of any shape) -> accuracy of that shape.
         anchor: an invented point (feature, accuracy) that the paper adds to the data, or None.
+        starts: (x, y, each of shape (M,)) -> starts of a search, shape (S, P).
         citation: paper and equation.
     """
 
@@ -80,6 +84,7 @@ class Link(_Parameters):
     params: tuple[Param, ...]
     mean: Callable[[jax.Array, jax.Array], jax.Array]
     anchor: tuple[float, float] | None
+    starts: Callable[[np.ndarray, np.ndarray], np.ndarray]
     citation: str
 
 
@@ -106,6 +111,39 @@ def _single_step(theta: jax.Array, log_x: jax.Array) -> jax.Array:
     return jnp.log(jnp.maximum(p * jax.nn.sigmoid(score) + q, 1e-6))
 
 
+def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
+    """Exponents and a floor on a grid; the terms then share what is left at the centre."""
+    centre, rest = log_x.mean(axis=0), log_x.shape[1]
+    starts = []
+    for floor in (0.0, 0.4, 0.8):
+        left = np.log((1 - floor) * np.exp(log_y.mean()) / rest)
+        for exponents in itertools.product((0.1, 0.3, 0.6), repeat=rest):
+            scales = [left + a * c for a, c in zip(exponents, centre, strict=True)]
+            starts.append([*scales, *exponents, floor * np.exp(log_y.min())])
+    return np.array(starts)
+
+
+def _single_step_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
+    low = np.exp(log_y.min())
+    powers = _power_starts(log_x, np.zeros(len(log_y)))
+    return np.array([[*p[:4], p[4] - 1, -range_, min(1.0, low + range_)] for p in powers
+                     for range_ in (0.5, 0.75)])  # fmt: skip
+
+
+def _sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    floors, centres = (y.min(), 0.5 * y.min()), np.quantile(x, (0.1, 0.5, 0.9))
+    slopes = np.array([1.0, 3.0, 8.0]) / max(np.std(x), 1e-9)
+    return np.array([[f - 1, c, k, 1.0] for f in floors for c in centres for k in slopes])
+
+
+def _log_sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    slopes = np.array([0.3, 1.0, 3.0]) / max(np.std(x), 1e-9)
+    return np.array(
+        [[-a, c, k] for a in (0.02, 0.1, 0.5) for c in np.quantile(x, (0.1, 0.5, 0.9))
+         for k in slopes]
+    )  # fmt: skip
+
+
 CHINCHILLA = Law(
     name="L(N, D) = A / N^alpha + B / D^beta + E",
     inputs=("n_params", "n_tokens"),
@@ -117,6 +155,7 @@ CHINCHILLA = Law(
         Param("E", 1.0, 0.0),
     ),
     log_mean=_chinchilla,
+    starts=_power_starts,
     citation="arXiv 2412.04403, Eq. 1; starts and bounds of its published code",
 )
 
@@ -125,6 +164,7 @@ COMPUTE_ONLY = Law(
     inputs=("flops",),
     params=(Param("log_A", 3.0, 0.0), Param("alpha", 0.1, 0.0, 1.0), Param("E", 1.0, 0.0)),
     log_mean=_compute_only,
+    starts=_power_starts,
     citation="arXiv 2412.04403, Eq. 4; starts and bounds of its published code",
 )
 
@@ -141,6 +181,7 @@ SINGLE_STEP = Law(
         Param("b", 1.0, 0.0, 1.0),
     ),
     log_mean=_single_step,
+    starts=_single_step_starts,
     citation="arXiv 2412.04403, Eq. 8; starts and bounds of its published code",
 )
 
@@ -167,6 +208,7 @@ SIGMOID = Link(
     ),
     mean=_sigmoid,
     anchor=(0.0, 1.0),
+    starts=_sigmoid_starts,
     citation="arXiv 2412.04403, Eq. 2; starts and bounds of its published code",
 )
 
@@ -175,6 +217,7 @@ LOG_SIGMOID = Link(
     params=(Param("a", -0.1, -INF, 0.0), Param("L0", 0.9, 0.0), Param("k", 3.0, 0.0)),
     mean=_log_sigmoid,
     anchor=None,
+    starts=_log_sigmoid_starts,
     citation="arXiv 2412.04403, Eq. 7; starts and bounds of its published code",
 )
 

@@ -101,12 +101,17 @@ def plot_intervals(ax: Axes, forecasts: Sequence[TaskForecast]) -> Axes:
     return ax
 
 
+def inputs_of(forecasts: Sequence[TaskForecast]) -> str:
+    """What the law of step 1 goes by, in words."""
+    words = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
+    return " and ".join(words[name] for name in forecasts[0].step1.curve.inputs)
+
+
 def figures(
     forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
 ) -> dict[str, Figure]:
     """By file stem: step 1 and step 2 where there are two, chained, all intervals, controls."""
-    words = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
-    inputs = " and ".join(words[name] for name in forecasts[0].step1.curve.inputs)
+    inputs = inputs_of(forecasts)
     losses = [f for f in forecasts if "loss" in f.columns]
     both = [f for f in losses if "acc" in f.columns]
     scored = [f for f in forecasts if "acc" in f.columns]
@@ -132,9 +137,7 @@ def figures(
 def loss_curves(measurements: pd.DataFrame, task: str, metric: str) -> Figure:
     """A metric of one task at every checkpoint against tokens, a line a run, coloured by size."""
     rows = measurements[(measurements["task"] == task) & (measurements["metric"] == metric)]
-    rows = rows.assign(n_params=rows["n_params"].astype(float)).sort_values(
-        ["n_params", "n_tokens"]
-    )
+    rows = rows.sort_values(["n_params", "n_tokens"])
     fig = Figure(figsize=(7.0, 4.2))
     ax = fig.subplots()
     sizes = list(dict.fromkeys(rows["size"]))
@@ -145,10 +148,8 @@ def loss_curves(measurements: pd.DataFrame, task: str, metric: str) -> Figure:
                 run["n_tokens"].astype(float), run["value"], "o-", ms=4, lw=1.2, color=colour,
                 label=str(size) if i == 0 else None,
             )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set(
-        xlabel="tokens D", ylabel=_FEATURES.get(metric, metric), title=f"{task}: every checkpoint"
-    )
+    _log_axis(ax, "n_tokens")
+    ax.set(ylabel=_FEATURES.get(metric, metric), title=f"{task}: every checkpoint")
     ax.grid(alpha=0.25)
     ax.legend(fontsize=8, frameon=False)
     fig.subplots_adjust(left=0.1, right=0.97, top=0.92, bottom=0.13)
@@ -182,7 +183,7 @@ def figure(
     fig.suptitle(title, fontsize=11)
     handles = _legend(forecasts[0], tokens=plot is not plot_step2)
     fig.legend(
-        handles=handles, loc="lower center", ncols=min(8, len(handles)), fontsize=8,
+        handles=handles, loc="lower center", ncols=min(int(width / 1.3), len(handles)), fontsize=8,
         frameon=False,
     )  # fmt: skip
     return fig

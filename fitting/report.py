@@ -126,8 +126,8 @@ def _sections(
         ),
         page.Section(
             "How it was made",
-            ["Step 1 forecasts a task's loss from parameters and tokens, step 2 its accuracy from "
-             "its loss; chained, they give the accuracy."],
+            [f"Step 1 forecasts a task's loss from {plots.inputs_of(forecasts)}, step 2 its "
+             "accuracy from its loss; chained, they give the accuracy."],
             (),
             pictures(
                 step1="Loss against tokens, a curve a size",
@@ -147,8 +147,8 @@ def _sections(
     if controls:
         shown = page.Section(
             "Controls",
-            ["The smaller runs' accuracies on these tasks differ no more than by chance, so there "
-             "is nothing to forecast them from."],
+            ["The smaller runs' accuracies on these tasks spread no wider than those of equal "
+             "models on test items of their own might: too little to forecast from."],
             _control_cells(controls),
             pictures(controls="Accuracy against tokens, runs only"),
         )  # fmt: skip

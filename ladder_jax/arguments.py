@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-METHODS = ("paper", "bootstrap")
+METHODS = ("paper", "least-squares", "bootstrap")
 FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
 
 

@@ -257,8 +257,10 @@ def _write_predictions(predictions: Any, path: str | Path) -> None:
 def _print_predictions(predictions: Any) -> None:
     from fitting import report
 
-    cells = report.prediction_cells(predictions)
-    _print_columns(cells if len(cells) > 1 else report.loss_cells(predictions))
+    texts = predictions[predictions["pred"].isna()]
+    for cells in (report.prediction_cells(predictions), report.loss_cells(texts)):
+        if len(cells) > 1:
+            _print_columns(cells)
     for line in report.summary(predictions):
         print(line)
 

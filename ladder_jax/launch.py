@@ -195,16 +195,11 @@ def _watch(
                     failures[futures[future].name] = f"{type(e).__name__}: {text}"
             if time.monotonic() - drawn > every or not pending:
                 drawn = time.monotonic()
-                _draw(live, status_table(runs, out), bool(pending))
-
-
-def _draw(live: rich.live.Live, table: rich.table.Table, more: bool) -> None:
-    if live.console.is_terminal:
-        live.update(table, refresh=True)
-    elif more:
-        live.console.print(table)
-    else:
-        live.update(table)
+                table = status_table(runs, out)
+                if live.console.is_terminal:
+                    live.update(table, refresh=True)
+                else:
+                    live.console.print(table)
 
 
 def _begin_worker(cores: Any, parent: int, cache: Path) -> None:

@@ -64,6 +64,13 @@ def results(directory):
     return evals, losses
 
 
+def test_scored_checkpoints_are_spread_over_the_saved_and_end_with_the_last(run):
+    sparse = replace(run, n_steps=100, checkpoint_every=10)
+    assert score.scored_steps(sparse) == [40, 70, 100]
+    assert score.scored_steps(replace(sparse, eval=replace(run.eval, n_checkpoints=1))) == [100]
+    assert score.scored_steps(run) == train.checkpoint_steps(run) == [8, 16, 24]
+
+
 def mesh_of(**axes):
     config = MeshConfig(**axes)
     n = config.fsdp * config.tensor * max(config.data, 1)

@@ -8,6 +8,7 @@ target takes no part.
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +33,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
         names = predict.points.select_runs(grid, held)
         known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
         for inputs, words in INPUTS.items():
-            settings = FORECAST | {"inputs": inputs}
+            settings: dict[str, Any] = FORECAST | {"inputs": inputs}
             made = predict.to_frame(predict.forecast(known, train, names, tasks, **settings))
             loss = (made["pred_loss"] / made["actual_loss"] - 1).abs().mean()
             rows.append((split, words, 100 * loss, 100 * made["abs_error"].mean()))

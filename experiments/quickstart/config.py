@@ -7,6 +7,7 @@ Hardware: two CPU cores.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, RunConfig
 from ladder_jax.ladder import Ladder, Recipe, Target
@@ -52,4 +53,4 @@ LADDER = Ladder(
 
 # Chosen on the grid alone (`python -m experiments.quickstart.analyse`): nine runs over a factor of
 # three in N do not tell N from D, and compute alone extrapolates better from small to large.
-FORECAST = {"method": "bootstrap", "inputs": "c"}
+FORECAST: dict[str, Any] = {"method": "bootstrap", "inputs": "c"}

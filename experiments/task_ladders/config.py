@@ -7,6 +7,8 @@ Expected: 16 runs that cost 3.16 % of 7B-4T, 1.30 % of 13B-5T and 0.92 % of both
 
 from __future__ import annotations
 
+from typing import Any
+
 from ladder_jax.config import DataConfig, OptimConfig, RunConfig
 from ladder_jax.ladder import Ladder, Target
 from ladder_jax.models.sizes import OLMO2_SIZES
@@ -43,3 +45,5 @@ LADDER = Ladder(
         "13B-5T": _target("13B-5T", "13B", 5_000_088_518_656, 2048, 9.0e-4, 1000),
     },
 )
+
+FORECAST: dict[str, Any] = {"method": "bootstrap"}  # of `ladder run`
