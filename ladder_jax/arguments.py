@@ -102,7 +102,9 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument("--steps", default="two", choices=["two", "one"])
     predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
                          help="levels of the predictive intervals (default 0.95)")  # fmt: skip
-    predict.add_argument("--figures", metavar="DIR", help="draw step 1, step 2 and chained here")
+    predict.add_argument(
+        "--figures", metavar="DIR", help="draw step 1, step 2, chained and all intervals here"
+    )
     predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
     predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
     return top

@@ -121,6 +121,12 @@ def _forecast_targets(
     predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
     made = lock.make(predictions, fitted, manifest | settings, ladder_jax.__version__)
     if not path.is_file():
+        early = frame.loc[frame["run"].isin([target.name for target in targets]), "run"]
+        if len(early):
+            raise InputError(
+                f"{out}: {early.iloc[0]} was scored before its forecast was locked, so it tests "
+                "nothing: remove its evals folder, it is scored again afterwards"
+            )
         _write_predictions(predictions, out / "predictions.csv")
     lock.hold(made, path)
     return forecasts, controls, made

@@ -52,7 +52,12 @@ def test_predict_writes_all_or_nothing(tmp_path, capsys, public_table):
         "pred_loss,loss_lo,loss_hi,actual_loss"
     )
     assert len(rows) == 2
-    assert {p.name for p in (tmp_path / "f").iterdir()} == {"step1.png", "step2.png", "chained.png"}
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {
+        "step1.png",
+        "step2.png",
+        "chained.png",
+        "forecast.png",
+    }
     assert "7B-4T: mean error" in capsys.readouterr().out
 
 

@@ -202,6 +202,12 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     assert (cut / "report" / "index.html").is_file()
     assert tracking.is_done(experiment.LADDER.targets["c-1xC"].run, cut / "runs" / "c-1xC")
 
+    (cut / "predictions.lock").rename(tmp_path / "kept")
+    capsys.readouterr()
+    assert cli.main(["run", "t", "--out", str(cut)]) == 2
+    assert "c-1xC was scored before its forecast was locked" in capsys.readouterr().err
+    (tmp_path / "kept").rename(cut / "predictions.lock")
+
     lock_file = json.loads((cut / "predictions.lock").read_text())
     (cut / "predictions.lock").write_text(json.dumps(lock_file | {"version": "0"}))
     capsys.readouterr()
