@@ -128,7 +128,7 @@ def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
     means = _evaluate(points.link.mean, theta, flat, own=True).reshape(losses.shape)
     dof = max(1, n_runs - len(points.link.params))
     accuracies = means + step2.residual_sd * rng.standard_t(dof, means.shape)
-    return Outcome(step1, step2, first, _quantiles(accuracies, levels))
+    return Outcome(step1, step2, first, _quantiles(np.clip(accuracies, 0.0, 1.0), levels))
 
 
 def _best_law(points: Points) -> Fit[Law]:

@@ -1,4 +1,4 @@
-"""Forecasts that can be shown to be older than what they are held against.
+"""Forecasts that cannot be changed unseen between their making and what they are held against.
 
 A lock is a hash over everything a forecast says, the measurements it was made from, the config and
 the version that made it.  Columns that are measured afterwards are left out.
@@ -38,7 +38,8 @@ def make(
         "columns": _FORECAST_COLUMNS,
     }
     forecast = predictions[_FORECAST_COLUMNS].to_csv(index=False, lineterminator="\n")
-    return {"sha256": _hash(json.dumps(parts, sort_keys=True) + "\n" + forecast)} | parts
+    made = {"sha256": _hash(json.dumps(parts, sort_keys=True) + "\n" + forecast)} | parts
+    return json.loads(json.dumps(made))  # as it will be read back
 
 
 def hold(lock: dict[str, Any], path: Path) -> None:
@@ -50,11 +51,11 @@ def hold(lock: dict[str, Any], path: Path) -> None:
     if path.is_file():
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            theirs = None
+        except (OSError, ValueError):
+            raise InputError(f"{path}: is damaged: restore it, or use another --out") from None
         if theirs != lock:
             known = theirs if isinstance(theirs, dict) else {}
-            differs = next(k for k in reversed(lock) if known.get(k) != lock[k])
+            differs = next((k for k in reversed(lock) if known.get(k) != lock[k]), "keys")
             raise InputError(
                 f"{path}: holds another forecast ({differs} differs), which cannot be replaced "
                 "after the fact: use another --out"

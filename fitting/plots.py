@@ -219,8 +219,16 @@ def _against(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
                                   ("pred_loss", "loss_lo", "loss_hi"))
         )  # fmt: skip
         d = row[axis]
-        ax.errorbar(d, pred, [[pred - lo], [hi - pred]], fmt="x", ms=6, lw=1, color=colour)
-        if row[column] == row[column]:
+        ax.errorbar(
+            d,
+            pred,
+            [[max(0.0, pred - lo)], [max(0.0, hi - pred)]],
+            fmt="x",
+            ms=6,
+            lw=1,
+            color=colour,
+        )
+        if row[column] > 0:
             ax.scatter(d, row[column], marker="o", s=22, color=colour, zorder=3)
             error = f"off by {abs(pred - row[column]) / row[column]:.1%}"
             place = {"transform": ax.transAxes, "ha": "right" if falls else "left"}

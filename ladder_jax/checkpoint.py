@@ -108,7 +108,7 @@ class Checkpoints:
         """Moves a step and those after it to `corrupt/`, so that they are trained again."""
         aside = self.directory.parent / "corrupt"
         aside.mkdir(exist_ok=True)
-        for late in [s for s in self.steps() if s >= step]:
+        for late in sorted((s for s in self.steps() if s >= step), reverse=True):  # killed: no gap
             n = len(list(aside.iterdir()))
             (self.directory / str(late)).rename(aside / f"{late}-{n}")
         self._manager.reload()

@@ -69,23 +69,40 @@ def _run(args: argparse.Namespace) -> None:
     experiment, out = _experiment(args.experiment), Path(args.out)
     ladder = experiment.LADDER
     grid, targets = ladder.runs(), [target.run for target in ladder.targets.values()]
+    if targets:
+        _check_blind(experiment, targets, out)
     manifest = launch.claim_manifest(args.experiment, [*grid, *targets], out)
     workers = args.workers or launch.default_workers()
     withheld = {run.name for run in targets}
     launch.train_all([*grid, *targets], out, cache_dir(), workers, withheld)
-    frame = _measure_runs(out)
+    frame = _measure_runs([*grid, *targets], out)
     if not targets:
         return
     forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
     print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
     launch.train_all(targets, out, cache_dir(), workers)
-    _report_targets(forecasts, controls, _measure_runs(out), lock, out)
+    _report_targets(forecasts, controls, _measure_runs([*grid, *targets], out), lock, out)
 
 
-def _measure_runs(out: Path) -> Any:
-    from ladder_jax import measure
+def _check_blind(experiment: Any, targets: list[Any], out: Path) -> None:
+    """Complains before any work of what would spoil the forecast."""
+    from ladder_jax import launch
 
-    frame = measure.from_runs(out)
+    if not hasattr(experiment, "FORECAST"):
+        raise InputError("the experiment's config has targets and no FORECAST: add one, {} will do")
+    for run in targets:
+        scored = any((launch.run_directory(out, run) / "evals").glob("*"))
+        if scored and not (out / "predictions.lock").is_file():
+            raise InputError(
+                f"{out}: {run.name} was scored before its forecast was locked: it would test "
+                "nothing; use another --out"
+            )
+
+
+def _measure_runs(runs: list[Any], out: Path) -> Any:
+    from ladder_jax import launch, measure
+
+    frame = measure.of_runs(sorted(launch.run_directory(out, run) for run in runs), out)
     table.write(frame, out / "measurements.csv")
     print(
         f"{out / 'measurements.csv'}: {len(frame):,} measurements of {frame['run'].nunique()} runs"
@@ -121,12 +138,6 @@ def _forecast_targets(
     predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
     made = lock.make(predictions, fitted, manifest | settings, ladder_jax.__version__)
     if not path.is_file():
-        early = frame.loc[frame["run"].isin([target.name for target in targets]), "run"]
-        if len(early):
-            raise InputError(
-                f"{out}: {early.iloc[0]} was scored before its forecast was locked, so it tests "
-                "nothing: remove its evals folder, it is scored again afterwards"
-            )
         _write_predictions(predictions, out / "predictions.csv")
     lock.hold(made, path)
     return forecasts, controls, made
@@ -143,6 +154,7 @@ def _report_targets(
     predictions = predict.to_frame(forecasts)
     _write_predictions(predictions, out / "predictions.csv")
     _print_predictions(predictions)
+    _print_warnings(forecasts)
     provenance = {
         "forecast, SHA-256": lock["sha256"],
         "measurements fitted, SHA-256": lock["data_sha256"],
@@ -246,8 +258,7 @@ def _predict(args: argparse.Namespace) -> None:
     predictions = predict.to_frame(forecasts)
     _write_predictions(predictions, args.out)
     _print_predictions(predictions)
-    for warning, tasks in predict.warnings(forecasts).items():
-        print(f"note: {warning}: {', '.join(tasks)}")
+    _print_warnings(forecasts)
     print(args.out)
     if args.figures:
         for name, figure in plots.figures(forecasts).items():
@@ -269,6 +280,13 @@ def _print_predictions(predictions: Any) -> None:
             _print_columns(cells)
     for line in report.summary(predictions):
         print(line)
+
+
+def _print_warnings(forecasts: list[Any]) -> None:
+    from fitting import predict
+
+    for warning, tasks in predict.warnings(forecasts).items():
+        print(f"note: {warning}: {', '.join(tasks)}")
 
 
 def _report(problems: list[Problem], strict: bool) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import glob
+import hashlib
 import json
 import multiprocessing
 import os
@@ -82,8 +83,11 @@ def train_all(
         withheld: names of runs that are trained but not scored.
 
     Raises:
-        InputError: some runs failed; the others were finished first.
+        InputError: a run's directory belongs to another config; or some runs failed, and the
+            others were finished first.
     """
+    for run in runs:
+        tracking.check_directory(run, run_directory(out, run))
     todo = [
         run
         for run in runs
@@ -204,8 +208,8 @@ def _watch(
 
 def _begin_worker(cores: Any, parent: int, cache: Path) -> None:
     """One core and one thread for this process, and no life without its parent."""
-    # What one worker has compiled the next need not; by machine, since it is machine code.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / platform.node()))
+    # What one worker has compiled the next need not; by processor, since it is machine code.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / _processor()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
@@ -215,6 +219,15 @@ def _begin_worker(cores: Any, parent: int, cache: Path) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     os.environ["OMP_NUM_THREADS"] = "1"
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _processor() -> str:
+    """A name for what machine code may be shared with: a hash of the processor's features."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    text = "\n".join(sorted(set(features))) or platform.processor()
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _die_with(parent: int) -> None:

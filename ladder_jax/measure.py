@@ -8,7 +8,7 @@ files hold none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,15 @@ def from_runs(directory: str | Path) -> pd.DataFrame:
         InputError: there is no run, or none has been measured.
     """
     directory = Path(directory)
-    configs = sorted(directory.rglob("config.json"))
-    if not configs:
+    found = sorted(path.parent for path in directory.rglob("config.json"))
+    if not found:
         raise InputError(f"{directory}: holds no run (no config.json below it)")
-    rows = [row for path in configs for row in _run_rows(path.parent)]
+    return of_runs(found, directory)
+
+
+def of_runs(runs: Sequence[Path], directory: Path) -> pd.DataFrame:
+    """Collects these runs alone, as far as they have been measured; see `from_runs`."""
+    rows = [row for run in runs for row in _run_rows(run)]
     if not rows:
         raise InputError(f"{directory}: no run has been measured yet; train it to a checkpoint")
     frame = pd.DataFrame(rows, columns=list(COLUMNS))

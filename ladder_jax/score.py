@@ -20,7 +20,8 @@ from ladder_jax.data.pipeline import prepare
 from ladder_jax.eval import embedded, heldout, loglik, store
 from ladder_jax.eval.requests import Rows
 from ladder_jax.eval.tasks import Task
-from ladder_jax.train import abstract_state, checkpoint_steps, train
+from ladder_jax.tracking import scored_steps
+from ladder_jax.train import abstract_state, train
 
 _PATIENCE = 3
 
@@ -45,13 +46,6 @@ def _questions(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path) 
     return Questions(held, tasks, rows, np.bincount(rows.request[rows.request >= 0]))
 
 
-def scored_steps(run: RunConfig) -> list[int]:
-    """The checkpoints that are scored: `eval.n_checkpoints` of those saved, the last included."""
-    saved = checkpoint_steps(run)
-    n = min(run.eval.n_checkpoints, len(saved))
-    return [saved[math.ceil(k * len(saved) / n) - 1] for k in range(1, n + 1)]
-
-
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
     """Trains a run to its end and scores it; a checkpoint found corrupt is trained again.
 
@@ -74,8 +68,13 @@ def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -
     """
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
-        wanted = set(checkpoints.steps()) & set(scored_steps(run))
-        steps = [s for s in sorted(wanted) if not tracking.is_scored(run, directory, s)]
+        steps = [s for s in scored_steps(run) if not tracking.is_scored(run, directory, s)]
+        lost = sorted(set(steps) - set(checkpoints.steps()))
+        if lost:
+            raise InputError(
+                f"{directory}: the checkpoint of step {lost[0]} is gone and was not scored: remove "
+                "the directory to have the run trained again"
+            )
         return not steps or _score(run, directory, checkpoints, steps, cache, progress)
     finally:
         checkpoints.close()

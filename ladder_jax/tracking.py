@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import time
@@ -130,6 +131,23 @@ def is_trained(run: RunConfig, directory: Path) -> bool:
     return (directory / "checkpoints" / str(run.n_steps)).is_dir()
 
 
+def checkpoint_steps(run: RunConfig) -> list[int]:
+    """Steps after which the run is saved, and later scored; the last step is always one."""
+    if run.checkpoint_every:
+        steps = [*range(run.checkpoint_every, run.n_steps + 1, run.checkpoint_every), run.n_steps]
+    else:
+        n = max(1, min(run.eval.n_checkpoints, run.n_steps))
+        steps = [math.ceil(k * run.n_steps / n) for k in range(1, n + 1)]
+    return sorted(set(steps))
+
+
+def scored_steps(run: RunConfig) -> list[int]:
+    """The checkpoints that are scored: `eval.n_checkpoints` of those saved, the last included."""
+    saved = checkpoint_steps(run)
+    n = min(run.eval.n_checkpoints, len(saved))
+    return [saved[math.ceil(k * len(saved) / n) - 1] for k in range(1, n + 1)]
+
+
 def is_scored(run: RunConfig, directory: Path, step: int) -> bool:
     """Whether a step's held-out loss and tasks are measured."""
     tasks = scores_path(directory, step).is_file() or not run.eval.tasks
@@ -137,8 +155,9 @@ def is_scored(run: RunConfig, directory: Path, step: int) -> bool:
 
 
 def is_done(run: RunConfig, directory: Path) -> bool:
-    """Whether the run is trained and its last checkpoint measured."""
-    return is_trained(run, directory) and is_scored(run, directory, run.n_steps)
+    """Whether the run is trained, and every checkpoint measured that is to be."""
+    steps = scored_steps(run)
+    return is_trained(run, directory) and all(is_scored(run, directory, s) for s in steps)
 
 
 def scores_path(directory: Path, step: int) -> Path:

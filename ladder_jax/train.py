@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +24,7 @@ from ladder_jax.config import OptimConfig, RunConfig
 from ladder_jax.data.pipeline import PADDING, Packed, prepare
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
-from ladder_jax.tracking import MetricsLog
+from ladder_jax.tracking import MetricsLog, checkpoint_steps
 
 LOG_EVERY = 10
 
@@ -207,16 +206,6 @@ def state_sharding(model: config_module.ModelConfig, constants: OptimConfig, mes
     )
     step: Any = sharding.replicated(mesh)
     return TrainState(step, params, moments)
-
-
-def checkpoint_steps(run: RunConfig) -> list[int]:
-    """Steps after which the run is saved, and later scored; the last step is always one."""
-    if run.checkpoint_every:
-        steps = [*range(run.checkpoint_every, run.n_steps + 1, run.checkpoint_every), run.n_steps]
-    else:
-        n = max(1, min(run.eval.n_checkpoints, run.n_steps))
-        steps = [math.ceil(k * run.n_steps / n) for k in range(1, n + 1)]
-    return sorted(set(steps))
 
 
 def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) -> TrainState:

@@ -42,6 +42,17 @@ def test_one_failing_run_does_not_stop_the_others(run, tmp_path, cache):  # noqa
     assert tracking.is_done(good, launch.run_directory(tmp_path / "out", good))
 
 
+def test_a_run_of_another_config_is_not_taken_for_the_grids(run, tmp_path, cache):  # noqa: F811
+    first = grid(run)[0]
+    other = replace(first, optim=replace(first.optim, lr_peak=0.02))
+    launch.train_all([other], tmp_path, cache, workers=1)
+    with pytest.raises(InputError, match=r"r0 belongs to another config \(optim.lr_peak"):
+        launch.train_all([first], tmp_path, cache, workers=1)
+    step = tracking.scored_steps(other)[0]
+    tracking.eval_path(launch.run_directory(tmp_path, other), step, "heldout").unlink()
+    assert not tracking.is_done(other, launch.run_directory(tmp_path, other))
+
+
 def test_a_manifest_belongs_to_one_experiment(run, tmp_path):  # noqa: F811
     runs = grid(run)
     launch.claim_manifest("x", runs, tmp_path)

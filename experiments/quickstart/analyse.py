@@ -28,13 +28,17 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     tasks = ["heldout", *LADDER.base.eval.tasks]
     grid = frame[frame["run"].isin([run.name for run in LADDER.runs()])]
     last = grid["step"] == grid.groupby("run")["step"].transform("max")
+    names = [run.name for run in LADDER.runs()]
+    whole = predict.forecast(grid, names[:-1], names[-1:], tasks, **FORECAST)
+    controls = {f.task for f in whole if predict.is_control(f)}
     rows = []
     for split, (train, held) in SPLITS.items():
         names = predict.points.select_runs(grid, held)
         known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
         for inputs, words in INPUTS.items():
             settings: dict[str, Any] = FORECAST | {"inputs": inputs}
-            made = predict.to_frame(predict.forecast(known, train, names, tasks, **settings))
+            forecasts = predict.forecast(known, train, names, tasks, **settings)
+            made = predict.to_frame([f for f in forecasts if f.task not in controls])
             loss = (made["pred_loss"] / made["actual_loss"] - 1).abs().mean()
             rows.append((split, words, 100 * loss, 100 * made["abs_error"].mean()))
     return pd.DataFrame(rows, columns=["split", "law of", "loss error %", "accuracy error, points"])
@@ -43,4 +47,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(f"usage: python -m experiments.quickstart.analyse MEASUREMENTS\n\n{__doc__}")
-    print(held_in(table.read(sys.argv[1])[0]).round(2).to_string(index=False))
+    try:
+        print(held_in(table.read(sys.argv[1], strict=True)[0]).round(2).to_string(index=False))
+    except table.InputError as e:
+        sys.exit(str(e))
