@@ -81,9 +81,7 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = N
     return summarise(law, result.x, float(result.fun), log_x, log_y, stationary, HUBER_DELTA)
 
 
-def fit_link(
-    link: Link, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = None
-) -> Fit[Link]:
+def fit_link(link: Link, x: np.ndarray, y: np.ndarray) -> Fit[Link]:
     """Fits a link by unweighted, bounded least squares, as the paper's `curve_fit` does.
 
     Args:

@@ -15,18 +15,8 @@ def prediction_cells(predictions: pd.DataFrame) -> list[list[str]]:
     """A header and a row of text for each predicted accuracy, in percent and points."""
     rows = [["task", "target", "level", "pred %", "interval %", "measured %", "error, points"]]
     for row in predictions.dropna(subset=["pred"]).to_dict("records"):
-        known = row["actual"] == row["actual"]
-        rows.append(
-            [
-                row["task"],
-                row["target"],
-                f"{row['level']:g}",
-                f"{100 * row['pred']:.1f}",
-                f"{100 * row['lo']:.1f} .. {100 * row['hi']:.1f}",
-                f"{100 * row['actual']:.1f}" if known else "",
-                f"{100 * row['abs_error']:.2f}" if known else "",
-            ]
-        )
+        percent = [100 * row[c] for c in ("pred", "lo", "hi", "actual")]
+        rows.append(_cells(row, percent, 1, f"{100 * row['abs_error']:.2f}"))
     return rows
 
 
@@ -34,19 +24,16 @@ def loss_cells(predictions: pd.DataFrame) -> list[list[str]]:
     """A header and a row of text for each predicted loss."""
     rows = [["task", "target", "level", "pred loss", "interval", "measured", "error %"]]
     for row in predictions.dropna(subset=["pred_loss"]).to_dict("records"):
-        known = row["actual_loss"] == row["actual_loss"]
-        rows.append(
-            [
-                row["task"],
-                row["target"],
-                f"{row['level']:g}",
-                f"{row['pred_loss']:.4f}",
-                f"{row['loss_lo']:.4f} .. {row['loss_hi']:.4f}",
-                f"{row['actual_loss']:.4f}" if known else "",
-                f"{100 * (row['pred_loss'] / row['actual_loss'] - 1):+.2f}" if known else "",
-            ]
-        )
+        losses = [row[c] for c in ("pred_loss", "loss_lo", "loss_hi", "actual_loss")]
+        rows.append(_cells(row, losses, 4, f"{100 * (losses[0] / losses[3] - 1):+.2f}"))
     return rows
+
+
+def _cells(row: dict, values: list[float], decimals: int, error: str) -> list[str]:
+    """One line: forecast, interval, and what was measured where anything was."""
+    pred, lo, hi, actual = (f"{value:.{decimals}f}" for value in values)
+    measured = [actual, error] if values[3] == values[3] else ["", ""]
+    return [row["task"], row["target"], f"{row['level']:g}", pred, f"{lo} .. {hi}", *measured]
 
 
 def summary(predictions: pd.DataFrame) -> list[str]:

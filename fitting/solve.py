@@ -2,8 +2,8 @@
 
 Every problem is one curve, its points, one row of weights (a resample, a subset, a task) and one
 start.  Two quadratic models compete for each step: iteratively reweighted least squares, which is
-safe far from the minimum, and the Newton model of the Huber loss, which is exact near it (Huber
-and Ronchetti, Robust Statistics, 2009, Section 7.8; Marquardt, SIAM J. 11, 1963).
+safe far from the minimum, and the Newton model of the Huber loss, which is exact near it (Huber,
+Ann. Math. Statist. 35, 1964; Marquardt, J. SIAM 11, 1963).
 """
 
 from __future__ import annotations

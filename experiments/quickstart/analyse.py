@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.quickstart.config import FORECAST, LADDER
-from fitting import predict, table
+from fitting import points, predict, table
 
 SPLITS = {
     "66K and 118K -> 209K": (["66K-*", "118K-*"], ["209K-*"]),
@@ -28,12 +28,12 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     tasks = ["heldout", *LADDER.base.eval.tasks]
     grid = frame[frame["run"].isin([run.name for run in LADDER.runs()])]
     last = grid["step"] == grid.groupby("run")["step"].transform("max")
-    names = [run.name for run in LADDER.runs()]
-    whole = predict.forecast(grid, names[:-1], names[-1:], tasks, **FORECAST)
+    runs = [run.name for run in LADDER.runs()]
+    whole = predict.forecast(grid, runs[:-1], runs[-1:], tasks, **FORECAST)
     controls = {f.task for f in whole if predict.is_control(f)}
     rows = []
     for split, (train, held) in SPLITS.items():
-        names = predict.points.select_runs(grid, held)
+        names = points.select_runs(grid, held)
         known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
         for inputs, words in INPUTS.items():
             settings: dict[str, Any] = FORECAST | {"inputs": inputs}

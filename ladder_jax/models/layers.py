@@ -55,8 +55,7 @@ def linear(x: jax.Array, kernel: nnx.Param) -> jax.Array:
 def rotary(position_BxL: np.ndarray | jax.Array, head_dim: int, theta: float) -> Rotary:
     """Cosines and sines of the rotary angles, each float32 of shape (B, L, 1, K / 2).
 
-    Known positions (numpy) become constants of the program: on CPU these functions cost more than
-    what they turn.
+    Known positions (numpy) become constants of the program instead of work in every layer.
     """
     xp: Any = np if isinstance(position_BxL, np.ndarray) else jnp
     frequency = np.float32(theta) ** (-np.arange(head_dim // 2, dtype=np.float32) * 2 / head_dim)
@@ -105,7 +104,7 @@ class Attention(nnx.Module):
         score = score.reshape(b, g, r, length, length).astype(jnp.float32)
         score = jnp.where(mask_BxLxS[:, None, None], score, -1e30)
         # Softmax, divided after the product with the values: its gradient then needs no sum over
-        # keys, which on CPU takes longer than the products.
+        # keys, which XLA does slowly on CPU.
         top = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
         weight = jnp.exp(score - top)
         total = jnp.sum(weight, axis=-1).reshape(b, g, r * length, 1)
