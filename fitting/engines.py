@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from fitting import solve, uncertainty
+from fitting import converge, uncertainty
+from fitting.gather import Points
 from fitting.laws import Law, Link
 from fitting.objectives import HUBER_DELTA
 from fitting.optimise import Fit, fit_law, fit_link, predict, summarise
@@ -22,31 +23,6 @@ N_RESAMPLES = 400
 _NOISE_DRAWS = 25  # of residual noise, for each resample
 _SEED = 0
 _LARGEST_LOG = 700.0  # exp of more overflows
-
-
-@dataclass(frozen=True)
-class Points:
-    """What is fitted and forecast for one task.
-
-    Attributes:
-        law: of step 1.
-        link: of step 2, or None for a forecast of what the law gives.
-        x: law inputs of the R training runs, shape (R, I).
-        y: what the law gives, shape (R,).
-        run: index of the run of each of M checkpoints, shape (M,).
-        feature: shape (M,).
-        accuracy: shape (M,).
-        goals: law inputs of G targets, shape (G, I).
-    """
-
-    law: Law
-    link: Link | None
-    x: np.ndarray
-    y: np.ndarray
-    run: np.ndarray
-    feature: np.ndarray
-    accuracy: np.ndarray
-    goals: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -66,22 +42,25 @@ class Outcome:
     second: np.ndarray | None
 
 
-Engine = Callable[[Points, Sequence[float]], Outcome]
+Engine = Callable[[Sequence[Points], Sequence[float]], list[Outcome]]
 
 
-def paper(points: Points, levels: Sequence[float]) -> Outcome:
+def paper(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
     """arXiv 2412.04403 as published: one start, its optimisers; intervals by the delta method."""
-    step1 = fit_law(points.law, points.x, points.y)
-    step2 = None
-    if points.link is not None:
-        step2 = fit_link(points.link, points.feature, points.accuracy)
-    return _by_delta_method(points, step1, step2, levels)
+    outcomes = []
+    for points in data:
+        step1 = fit_law(points.law, points.x, points.y)
+        step2 = None
+        if points.link is not None:
+            step2 = fit_link(points.link, points.feature, points.accuracy)
+        outcomes.append(_by_delta_method(points, step1, step2, levels))
+    return outcomes
 
 
-def least_squares(points: Points, levels: Sequence[float]) -> Outcome:
+def least_squares(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
     """The paper's objectives at their best minima, from many starts; the same intervals."""
-    step2 = None if points.link is None else _best_link(points, points.link)
-    return _by_delta_method(points, _best_law(points), step2, levels)
+    fits = zip(data, _best_laws(data), _best_links(data), strict=True)
+    return [_by_delta_method(points, step1, step2, levels) for points, step1, step2 in fits]
 
 
 def _by_delta_method(
@@ -101,7 +80,7 @@ def _by_delta_method(
     return Outcome(step1, step2, np.array(first), np.array(second) if second else None)
 
 
-def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
+def bootstrap(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
     """Resampled runs plus residual noise; forecasts are medians.
 
     Runs are resampled by Dirichlet weights (the Bayesian bootstrap of Rubin, Ann. Statist. 9,
@@ -109,64 +88,98 @@ def bootstrap(points: Points, levels: Sequence[float]) -> Outcome:
     A run keeps its weight in both steps.  Residual noise is Student's, with the degrees of freedom
     that the runs leave: the checkpoints of a run are not independent.
     """
-    n_runs = len(points.y)
+    n_runs = len(data[0].y)
     rng = np.random.default_rng(_SEED)
     weights = n_runs * rng.dirichlet(np.ones(n_runs), N_RESAMPLES)
-    step1 = _best_law(points)
-    theta = _solve_law(points, step1.theta[None], weights).theta
-    log_first = _evaluate(points.law.log_mean, theta, np.log(points.goals))
+    step1, step2 = _best_laws(data), _best_links(data)
+    first = converge.laws(data, weights, np.array([[fit.theta] for fit in step1])).theta
+    second = _resampled_links(data, step2, weights)
+    return [
+        _from_resamples(points, one, two, first[:, t], second[t], levels)
+        for t, (points, one, two) in enumerate(zip(data, step1, step2, strict=True))
+    ]
+
+
+def _from_resamples(
+    points: Points,
+    step1: Fit[Law],
+    step2: Fit[Link] | None,
+    first: np.ndarray,
+    second: np.ndarray | None,
+    levels: Sequence[float],
+) -> Outcome:
+    """Draws of losses and accuracies from parameters of shape (B, P) and residual noise."""
+    rng = np.random.default_rng(_SEED)
+    n_runs = len(points.y)
+    log_losses = _evaluate(points.law.log_mean, first, np.log(points.goals))
     dof = max(1, n_runs - len(points.law.params))
-    noise = rng.standard_t(dof, (*log_first.shape, _NOISE_DRAWS))
-    log_losses = log_first[..., None] + step1.residual_sd * noise  # (B, G, draws)
+    noise = rng.standard_t(dof, (*log_losses.shape, _NOISE_DRAWS))
+    log_losses = log_losses[..., None] + step1.residual_sd * noise  # (B, G, draws)
     losses = np.exp(np.minimum(log_losses, _LARGEST_LOG))  # one run to spare: the tails are wild
-    first = _quantiles(losses, levels)
-    if points.link is None:
-        return Outcome(step1, None, first, None)
-    step2 = _best_link(points, points.link)
-    theta = _solve_link(points, points.link, step2.theta[None], weights).theta
+    quantiles = _quantiles(losses, levels)
+    if step2 is None or second is None:
+        return Outcome(step1, None, quantiles, None)
     flat = losses.reshape(len(losses), -1)
-    means = _evaluate(points.link.mean, theta, flat, own=True).reshape(losses.shape)
-    dof = max(1, n_runs - len(points.link.params))
+    means = _evaluate(step2.curve.mean, second, flat, own=True).reshape(losses.shape)
+    dof = max(1, n_runs - len(step2.curve.params))
     accuracies = means + step2.residual_sd * rng.standard_t(dof, means.shape)
-    return Outcome(step1, step2, first, _quantiles(np.clip(accuracies, 0.0, 1.0), levels))
+    return Outcome(step1, step2, quantiles, _quantiles(np.clip(accuracies, 0.0, 1.0), levels))
 
 
-def _best_law(points: Points) -> Fit[Law]:
-    law, log_x, log_y = points.law, np.log(points.x), np.log(points.y)
-    theirs = fit_law(law, points.x, points.y).theta  # so that ours is never the worse
-    starts = np.concatenate([law.start[None], theirs[None], law.starts(log_x, log_y)])
-    found = _solve_law(points, starts, np.ones((1, len(log_y))))
-    objective, converged = float(found.objective[0]), bool(found.converged[0])
-    return summarise(law, found.theta[0], objective, log_x, log_y, converged, HUBER_DELTA)
+def _best_laws(data: Sequence[Points]) -> list[Fit[Law]]:
+    law = data[0].law
+    starts = []
+    for points in data:
+        theirs = fit_law(law, points.x, points.y).theta  # so that ours is never the worse
+        own = law.starts(np.log(points.x), np.log(points.y))
+        starts.append(np.concatenate([law.start[None], theirs[None], own]))
+    found = converge.laws(data, np.ones((1, len(data[0].y))), np.array(starts))
+    return [
+        summarise(
+            law, theta, float(objective), np.log(points.x), np.log(points.y), bool(settled),
+            HUBER_DELTA,
+        )
+        for points, theta, objective, settled in zip(
+            data, found.theta[0], found.objective[0], found.converged[0], strict=True
+        )
+    ]  # fmt: skip
 
 
-def _solve_law(points: Points, starts: np.ndarray, weights: np.ndarray) -> solve.Solution:
-    """One fit for each row of run weights, shape (B, R)."""
-    law, log_x, log_y = points.law, np.log(points.x), np.log(points.y)
-    return solve.solve(law.log_mean, law.bounds, starts, log_x, log_y, weights, HUBER_DELTA)
+def _with_links(data: Sequence[Points]) -> tuple[Link | None, list[int]]:
+    """The link that the tasks with a second step share, and which they are."""
+    which = [t for t, points in enumerate(data) if points.link is not None]
+    return (data[which[0]].link if which else None), which
 
 
-def _best_link(points: Points, link: Link) -> Fit[Link]:
-    starts = np.concatenate([link.start[None], link.starts(points.feature, points.accuracy)])
-    found = _solve_link(points, link, starts, np.ones((1, len(points.y))))
-    objective, converged = 2 * float(found.objective[0]), bool(found.converged[0])
-    return summarise(link, found.theta[0], objective, *_link_data(points, link), converged)
+def _best_links(data: Sequence[Points]) -> list[Fit[Link] | None]:
+    fits: list[Fit[Link] | None] = [None] * len(data)
+    link, which = _with_links(data)
+    if link is None:
+        return fits
+    linked = [data[t] for t in which]
+    own = [link.starts(points.feature, points.accuracy) for points in linked]
+    starts = np.array([np.concatenate([link.start[None], s]) for s in own])
+    found = converge.links(linked, link, np.ones((1, len(data[0].y))), starts)
+    for i, t in enumerate(which):
+        x, y, _ = converge.link_data(data[t], link)
+        objective, settled = 2 * float(found.objective[0, i]), bool(found.converged[0, i])
+        fits[t] = summarise(link, found.theta[0, i], objective, x, y, settled)
+    return fits
 
 
-def _solve_link(
-    points: Points, link: Link, starts: np.ndarray, weights: np.ndarray
-) -> solve.Solution:
-    """One fit for each row of run weights, shape (B, R); a checkpoint weighs what its run does."""
-    of_points = weights[:, points.run]
-    if link.anchor is not None:
-        of_points = np.append(of_points, np.ones((len(weights), 1)), axis=1)
-    return solve.solve(link.mean, link.bounds, starts, *_link_data(points, link), of_points)
-
-
-def _link_data(points: Points, link: Link) -> tuple[np.ndarray, np.ndarray]:
-    if link.anchor is None:
-        return points.feature, points.accuracy
-    return np.append(points.feature, link.anchor[0]), np.append(points.accuracy, link.anchor[1])
+def _resampled_links(
+    data: Sequence[Points], fits: Sequence[Fit[Link] | None], weights: np.ndarray
+) -> list[np.ndarray | None]:
+    """Of each task with a link: parameters of shape (B, P)."""
+    thetas: list[np.ndarray | None] = [None] * len(data)
+    link, which = _with_links(data)
+    if link is None:
+        return thetas
+    starts = np.array([[fit.theta] for fit in fits if fit is not None])
+    found = converge.links([data[t] for t in which], link, weights, starts)
+    for i, t in enumerate(which):
+        thetas[t] = found.theta[:, i]
+    return thetas
 
 
 def _evaluate(

@@ -56,6 +56,7 @@ class Law(_Parameters):
         params: in the order of `theta`.
         log_mean: (theta of shape (P,), log_x of shape (..., I)) -> log prediction, shape (...).
         starts: (log_x of shape (M, I), log_y of shape (M,)) -> starts of a search, shape (S, P).
+        terms: parameters of each power term: index of its scale, of its exponent, of its input.
         citation: paper and equation.
     """
 
@@ -64,7 +65,15 @@ class Law(_Parameters):
     params: tuple[Param, ...]
     log_mean: Callable[[jax.Array, jax.Array], jax.Array]
     starts: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    terms: tuple[tuple[int, int, int], ...]
     citation: str
+
+    def pivot(self, log_x: np.ndarray) -> np.ndarray:
+        """(P, P): theta -> scales at the centre of log_x (M, I), which exponents turn about."""
+        matrix = np.eye(len(self.params))
+        for scale, exponent, i in self.terms:
+            matrix[scale, exponent] = -log_x[:, i].mean()
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,11 @@ def _single_step(theta: jax.Array, log_x: jax.Array) -> jax.Array:
     return jnp.log(jnp.maximum(p * jax.nn.sigmoid(score) + q, 1e-6))
 
 
+def _rising(theta: jax.Array, log_x: jax.Array) -> jax.Array:
+    a, b, alpha, beta, e = theta
+    return jnp.log(e - jnp.exp(a - alpha * log_x[..., 0]) - jnp.exp(b - beta * log_x[..., 1]))
+
+
 def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     """Exponents and a floor on a grid; the terms then share what is left at the centre."""
     centre, rest = log_x.mean(axis=0), log_x.shape[1]
@@ -120,6 +134,16 @@ def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
         for exponents in itertools.product((0.1, 0.3, 0.6), repeat=rest):
             scales = [left + a * c for a, c in zip(exponents, centre, strict=True)]
             starts.append([*scales, *exponents, floor * np.exp(log_y.min())])
+    return np.array(starts)
+
+
+def _rising_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
+    centre, y = log_x.mean(axis=0), np.exp(log_y)
+    starts = []
+    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0, 1.5):
+        left = np.log(max(ceiling - y.mean(), 1e-3) / 2)
+        for alpha, beta in itertools.product((0.1, 0.3, 0.6), repeat=2):
+            starts.append([left + alpha * centre[0], left + beta * centre[1], alpha, beta, ceiling])
     return np.array(starts)
 
 
@@ -156,6 +180,7 @@ CHINCHILLA = Law(
     ),
     log_mean=_chinchilla,
     starts=_power_starts,
+    terms=((0, 2, 0), (1, 3, 1)),
     citation="arXiv 2412.04403, Eq. 1; starts and bounds of its published code",
 )
 
@@ -165,6 +190,7 @@ COMPUTE_ONLY = Law(
     params=(Param("log_A", 3.0, 0.0), Param("alpha", 0.1, 0.0, 1.0), Param("E", 1.0, 0.0)),
     log_mean=_compute_only,
     starts=_power_starts,
+    terms=((0, 1, 0),),
     citation="arXiv 2412.04403, Eq. 4; starts and bounds of its published code",
 )
 
@@ -182,7 +208,24 @@ SINGLE_STEP = Law(
     ),
     log_mean=_single_step,
     starts=_single_step_starts,
+    terms=((0, 2, 0), (1, 3, 1)),
     citation="arXiv 2412.04403, Eq. 8; starts and bounds of its published code",
+)
+
+RISING = Law(
+    name="Acc(N, D) = E - A / N^alpha - B / D^beta",
+    inputs=("n_params", "n_tokens"),
+    params=(
+        Param("log_A", 2.0, 0.0),
+        Param("log_B", 2.0, 0.0),
+        Param("alpha", 0.2, 0.0),
+        Param("beta", 0.2),
+        Param("E", 1.0),
+    ),
+    log_mean=_rising,
+    starts=_rising_starts,
+    terms=((0, 2, 0), (1, 3, 1)),
+    citation="arXiv 2412.04403, Appendix (step 1 of accuracy); starts and bounds of its code",
 )
 
 
@@ -221,5 +264,5 @@ LOG_SIGMOID = Link(
     citation="arXiv 2412.04403, Eq. 7; starts and bounds of its published code",
 )
 
-LAWS = (CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP)
+LAWS = (CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, RISING)
 LINKS = (SIGMOID, LOG_SIGMOID)

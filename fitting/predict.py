@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import scipy.stats
 
 from fitting import points
-from fitting.engines import ENGINES, Points
+from fitting.engines import ENGINES, Outcome
+from fitting.gather import TaskData, gather
+from fitting.gather import compare as measured_again
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
 from fitting.optimise import Fit, predict
-from fitting.points import MAIN_TASKS, PAPER, Protocol, Target
+from fitting.points import MAIN_TASKS, PAPER, Target
 from fitting.table import InputError
 
 PREDICTION_COLUMNS = (
@@ -29,7 +31,6 @@ PREDICTION_COLUMNS = (
 
 MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # known afterwards
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
-_CURVE = ("run", "size", "loss", "acc")
 
 
 @dataclass(frozen=True)
@@ -37,28 +38,36 @@ class TaskForecast:
     """Fits and forecasts of one task.
 
     Attributes:
-        task: label.
-        columns: what `loss` and `acc` are, as (task, metric): `loss` alone for a language-model
-            loss, `acc` alone for a single step.
-        protocol: how the feature was prepared.
-        final: a row a training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
-            loss, acc.
-        curve: a row a checkpoint used by step 2: run, size, loss, acc.
-        measured: a row a target: run, n_params, n_tokens, flops, loss, acc (NaN if unmeasured).
+        data: the points, and where they come from; its parts are properties of the forecast too.
         step1: the law (of accuracy itself when there is a single step).
         step2: the link, or None.
         rows: predictions in the pinned columns, a row a (target, level).
     """
 
-    task: str
-    columns: dict[str, tuple[str, str]]
-    protocol: Protocol
-    final: pd.DataFrame
-    curve: pd.DataFrame
-    measured: pd.DataFrame
+    data: TaskData
     step1: Fit[Law]
     step2: Fit[Link] | None
     rows: list[dict]
+
+    @property
+    def task(self) -> str:
+        return self.data.task
+
+    @property
+    def columns(self) -> dict[str, tuple[str, str]]:
+        return self.data.columns
+
+    @property
+    def final(self) -> pd.DataFrame:
+        return self.data.final
+
+    @property
+    def curve(self) -> pd.DataFrame:
+        return self.data.curve
+
+    @property
+    def measured(self) -> pd.DataFrame:
+        return self.data.measured
 
     def accuracy(self, x: np.ndarray) -> np.ndarray:
         """Forecast accuracy at law inputs of shape (..., I)."""
@@ -110,9 +119,17 @@ def forecast(
         if goal.name in runs:
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
+    protocol = PAPER[feature or "bpb"]
+    tasks_data = [gather(table, task, runs, goals, protocol, law) for task in dict.fromkeys(labels)]
+    if len(runs) <= len(law.params):
+        raise InputError(
+            f"{len(runs)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
+            f"how well: --train needs at least {len(law.params) + 1}"
+        )
+    outcomes = ENGINES[method]([data.points for data in tasks_data], levels)
     return [
-        forecast_task(table, task, runs, goals, PAPER[feature or "bpb"], law, method, levels)
-        for task in dict.fromkeys(labels)
+        _forecast_of(data, outcome, method, levels)
+        for data, outcome in zip(tasks_data, outcomes, strict=True)
     ]
 
 
@@ -150,77 +167,27 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     return notes
 
 
-def forecast_task(
-    table: pd.DataFrame,
-    task: str,
-    runs: Sequence[str],
-    targets: Sequence[Target],
-    protocol: Protocol,
-    law: Law,
-    method: str,
-    levels: Sequence[float],
+def _forecast_of(
+    data: TaskData, outcome: Outcome, method: str, levels: Sequence[float]
 ) -> TaskForecast:
-    """Fits and forecasts one task; see `forecast`."""
-    if not (table["task"] == task).any():
-        raise InputError(f"task {task!r} is not in the table: check the label")
-    columns = points.columns_of(table, task, runs, protocol, two_steps=law is not SINGLE_STEP)
-    needed = table[table["task"].isin([task for task, _ in columns.values()])]
-    by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
-    finals, curves = [], []
-    for run in runs:
-        found = points.checkpoints(by_run.get(run), run, columns)
-        finals.append(points.final_point(found, run, protocol))
-        if len(columns) == 2:
-            kept = points.smoothed(found, protocol)
-            curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
-    final = pd.DataFrame(finals)
-    curve = pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True)
-    goals = pd.DataFrame([asdict(t) for t in targets]).rename(columns={"name": "run"})
-    x = points.law_inputs(final, law, "--train")
-    ahead = points.law_inputs(goals, law, "--target")
-    if len(final) <= len(law.params):
-        raise InputError(
-            f"{len(final)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
-            f"how well: --train needs at least {len(law.params) + 1}"
-        )
-    y = final[next(iter(columns))]
-    if not (y > 0).all():
-        zero = final.loc[~(y > 0), "run"].iloc[0]
-        raise InputError(f"run {zero!r} has a {y.name} of 0 for {task!r}: leave it out of --train")
-    index = {run: i for i, run in enumerate(final["run"])}
-    data = Points(
-        law=law,
-        link=protocol.link if len(columns) == 2 else None,
-        x=x,
-        y=y.to_numpy(),
-        run=curve["run"].map(index).to_numpy(int),
-        feature=curve["loss"].to_numpy(float),
-        accuracy=curve["acc"].to_numpy(float),
-        goals=ahead,
-    )
-    outcome = ENGINES[method](data, levels)
     given = [outcome.first] if outcome.second is None else [outcome.first, outcome.second]
-    intervals = dict(zip(columns, given, strict=True))
+    intervals = dict(zip(data.columns, given, strict=True))
     rows = [
-        _row(task, target.name, method, level, {n: v[g, k] for n, v in intervals.items()})
-        for g, target in enumerate(targets)
+        _row(data.task, target, method, level, {n: v[g, k] for n, v in intervals.items()})
+        for g, target in enumerate(data.measured["run"])
         for k, level in enumerate(levels)
     ]
-    fitted = TaskForecast(
-        task, columns, protocol, final, curve, goals, outcome.step1, outcome.step2, rows
-    )
-    return compare(fitted, table)
+    return _compared(TaskForecast(data, outcome.step1, outcome.step2, rows))
 
 
 def compare(forecast: TaskForecast, table: pd.DataFrame) -> TaskForecast:
     """The same forecast beside what the table says of its targets, where it says anything."""
-    needed = table[table["task"].isin([task for task, _ in forecast.columns.values()])]
-    found = []
-    for goal in forecast.measured[["run", "n_params", "n_tokens", "flops"]].to_dict("records"):
-        rows = needed[needed["run"] == goal["run"]]
-        found.append(goal | points.measured_target(rows, goal["n_tokens"], forecast.columns))
-    measured = pd.DataFrame(found)
-    known = {goal["run"]: goal for goal in found}
+    known = replace(forecast.data, measured=measured_again(forecast.data, table))
+    return _compared(replace(forecast, data=known))
+
+
+def _compared(forecast: TaskForecast) -> TaskForecast:
+    known = {goal["run"]: goal for goal in forecast.measured.to_dict("records")}
     compared = []
     for row in forecast.rows:
         actual, loss = known[row["target"]]["acc"], known[row["target"]]["loss"]
@@ -228,7 +195,7 @@ def compare(forecast: TaskForecast, table: pd.DataFrame) -> TaskForecast:
         relative = error / actual if actual != 0 else math.nan
         cells = (actual, error, relative, loss if "loss" in forecast.columns else math.nan)
         compared.append(row | dict(zip(MEASURED_COLUMNS, cells, strict=True)))
-    return replace(forecast, measured=measured, rows=compared)
+    return replace(forecast, rows=compared)
 
 
 def is_control(forecast: TaskForecast) -> bool:
