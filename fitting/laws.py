@@ -225,7 +225,7 @@ RISING = Law(
     log_mean=_rising,
     starts=_rising_starts,
     terms=((0, 2, 0), (1, 3, 1)),
-    citation="arXiv 2412.04403, Appendix (step 1 of accuracy); starts and bounds of its code",
+    citation="the code published with arXiv 2412.04403: step 1 of accuracy, its starts and bounds",
 )
 
 

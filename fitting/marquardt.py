@@ -130,7 +130,7 @@ def advance(
             return jnp.clip(moved, lower, upper), -gradient @ move
 
         models = jnp.stack([reweighted, newton] if robust else [reweighted])
-        dampings = state.damping[: len(models), None] * _DAMPINGS
+        dampings = state.damping[: len(models), None] * _DAMPINGS[None, :]
         tried, promised = jax.vmap(jax.vmap(candidate, in_axes=(None, 0)))(models, dampings)
         values = jax.vmap(jax.vmap(objective))(tried)
         best = jnp.take_along_axis(dampings, jnp.argmin(values, axis=1)[:, None], axis=1)[:, 0]

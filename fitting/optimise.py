@@ -37,6 +37,8 @@ class Fit(Generic[Curve]):
         n_points: points fitted.
         dof: points less free parameters, at least 1.
         on_bound: names of parameters that ended on a bound.
+        condition: of the free parameters' Jacobian, columns scaled, exponents turning about the
+            centre of the inputs: how much worse the worst combination of parameters is known.
         converged: whether the fit stopped at a stationary point.
     """
 
@@ -49,59 +51,70 @@ class Fit(Generic[Curve]):
     n_points: int
     dof: int
     on_bound: tuple[str, ...]
+    condition: float
     converged: bool
 
 
-def fit_law(law: Law, x: np.ndarray, y: np.ndarray, start: np.ndarray | None = None) -> Fit[Law]:
+def fit_law(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> Fit[Law]:
     """Fits a law by L-BFGS-B on the Huber sum of log residuals, as the paper does.
 
     Args:
         law: what to fit.
         x: inputs, shape (M, I), positive.
         y: observations, shape (M,), positive.
-        start: starting parameters; the law's own by default.
+        weights: 1 for points that are fitted and 0 for others, shape (M,); all by default.
     """
     log_x, log_y = np.log(x), np.log(y)
+    weights = np.ones(len(y)) if weights is None else weights
     value_and_grad = _huber_value_and_grad(law)
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        value, grad = value_and_grad(theta, log_x, log_y)
+        value, grad = value_and_grad(theta, log_x, log_y, weights)
         return float(value), np.asarray(grad)
 
     with jax.enable_x64():
         result = scipy.optimize.minimize(
             objective,
-            law.start if start is None else start,
+            law.start,
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip(*law.bounds, strict=True)),
             options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
         )
     stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
-    return summarise(law, result.x, float(result.fun), log_x, log_y, stationary, HUBER_DELTA)
+    used = weights > 0
+    return summarise(
+        law, result.x, float(result.fun), log_x[used], log_y[used], stationary, HUBER_DELTA
+    )
 
 
-def fit_link(link: Link, x: np.ndarray, y: np.ndarray) -> Fit[Link]:
+def fit_link(
+    link: Link, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
+) -> Fit[Link]:
     """Fits a link by unweighted, bounded least squares, as the paper's `curve_fit` does.
 
     Args:
         link: what to fit; its anchor, if it has one, is added to the data.
         x: feature, shape (M,).
         y: accuracy, shape (M,).
+        weights: 1 for points that are fitted and 0 for others, shape (M,); all by default.
     """
+    weights = np.ones(len(y)) if weights is None else weights
     if link.anchor is not None:
         x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
+        weights = np.append(weights, 1.0)
     residuals, _ = _residuals(link)
     with jax.enable_x64():
         result = scipy.optimize.least_squares(
-            lambda theta: np.asarray(residuals(theta, x, y)),
+            lambda theta: weights * np.asarray(residuals(theta, x, y)),
             link.start,
             jac="2-point",
             bounds=link.bounds,
             method="trf",
             max_nfev=500_000,
         )
-    return summarise(link, result.x, 2 * result.cost, x, y, result.success)
+    used = weights > 0
+    return summarise(link, result.x, 2 * result.cost, x[used], y[used], result.success)
 
 
 def predict(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
@@ -119,8 +132,8 @@ def _compiled(function: Callable) -> Callable:
 
 @functools.cache
 def _huber_value_and_grad(law: Law) -> Callable:
-    def objective(theta, log_x, log_y):
-        return huber_sum(law.log_mean(theta, log_x) - log_y)
+    def objective(theta, log_x, log_y, weights):
+        return huber_sum(law.log_mean(theta, log_x) - log_y, weights)
 
     return jax.jit(jax.value_and_grad(objective))
 
@@ -188,8 +201,7 @@ def summarise(
     covariance = np.zeros((len(theta), len(theta)))
     j = jacobian[:, free]
     # Columns differ by orders of magnitude (log A against E): scale before inverting.
-    scale = np.linalg.norm(j, axis=0)
-    scale[scale == 0] = 1.0
+    scale = _column_norms(j)
     inverse = np.linalg.pinv((j / scale).T @ (j / scale), rcond=1e-14, hermitian=True)
     covariance[np.ix_(free, free)] = noise * inverse / np.outer(scale, scale)
     return Fit(
@@ -202,8 +214,22 @@ def summarise(
         n_points=len(residuals),
         dof=dof,
         on_bound=tuple(n for n, b in zip(curve.names, bound, strict=True) if b),
+        condition=_condition(curve, jacobian, x, free),
         converged=converged,
     )
+
+
+def _column_norms(matrix: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(matrix, axis=0)
+    return np.where(norms == 0, 1.0, norms)
+
+
+def _condition(curve: Law | Link, jacobian: np.ndarray, x: np.ndarray, free: np.ndarray) -> float:
+    if isinstance(curve, Law):
+        jacobian = jacobian @ np.linalg.inv(curve.pivot(x))
+    j = jacobian[:, free]
+    sizes = np.linalg.svd(j / _column_norms(j), compute_uv=False)
+    return float(sizes[0] / max(sizes[-1], 1e-300)) if len(sizes) else 1.0
 
 
 def gradient(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-import scipy.stats
 
 from fitting import points
 from fitting.engines import ENGINES, Outcome
@@ -139,34 +138,6 @@ def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
-def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
-    """What a reader should know before trusting forecasts: plain words -> tasks it is true of."""
-    notes: dict[str, list[str]] = {}
-    for forecast in forecasts:
-        for name, fit in (("step 1", forecast.step1), ("step 2", forecast.step2)):
-            if fit is None:
-                continue
-            said = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
-            if not fit.converged:
-                said.append(f"{name}: the fit stopped before a stationary point")
-            if fit.dof <= 2:
-                said.append(f"{name}: only {fit.dof} more points than parameters")
-            if fit.explained < 0.5:
-                said.append(f"{name}: explains under half of the variance; do not use")
-            for text in said:
-                notes.setdefault(text, []).append(forecast.task)
-        for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
-            text = f"{run} was not measured at the tokens forecast, so it is not compared"
-            notes.setdefault(text, []).append(forecast.task)
-        for run in forecast.measured.loc[forecast.measured["blurred"], "run"]:
-            text = (
-                f"the measured value of {run} is a mean of evaluations far apart in training: "
-                "leave the early ones out of the table"
-            )
-            notes.setdefault(text, []).append(forecast.task)
-    return notes
-
-
 def _forecast_of(
     data: TaskData, outcome: Outcome, method: str, levels: Sequence[float]
 ) -> TaskForecast:
@@ -196,20 +167,6 @@ def _compared(forecast: TaskForecast) -> TaskForecast:
         cells = (actual, error, relative, loss if "loss" in forecast.columns else math.nan)
         compared.append(row | dict(zip(MEASURED_COLUMNS, cells, strict=True)))
     return replace(forecast, rows=compared)
-
-
-def is_control(forecast: TaskForecast) -> bool:
-    """Whether the training runs' accuracies differ no more than by chance: nothing to forecast.
-
-    Their range is held against the 95 % quantile of the studentized range (Tukey), the spread
-    that as many equal models would show on test items of their own.
-    """
-    if "acc" not in forecast.columns or len(forecast.final) < 2:
-        return False
-    accuracy, n = forecast.final["acc"], forecast.final["n_examples"].min()
-    error = math.sqrt(accuracy.mean() * (1 - accuracy.mean()) / n)
-    spread = scipy.stats.studentized_range.ppf(0.95, len(accuracy), math.inf)
-    return bool(accuracy.max() - accuracy.min() < spread * error)
 
 
 def _row(

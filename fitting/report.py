@@ -8,7 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from fitting import page, plots, table
-from fitting.predict import TaskForecast, to_frame, warnings
+from fitting.diagnose import warnings
+from fitting.predict import TaskForecast, to_frame
 
 
 def prediction_cells(predictions: pd.DataFrame) -> list[list[str]]:

@@ -115,7 +115,7 @@ def _forecast_targets(
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Forecasts, controls and lock, from the grid's measurements alone; files what is forecast."""
     import ladder_jax
-    from fitting import lock, predict
+    from fitting import diagnose, lock, predict
     from fitting.points import Target
     from ladder_jax.models import counts
 
@@ -133,8 +133,8 @@ def _forecast_targets(
     fitted = frame[frame["run"].isin(grid)]
     tasks = ["heldout", *ladder.base.eval.tasks]
     every = predict.forecast(fitted, grid, targets, tasks, **settings)
-    controls = [forecast for forecast in every if predict.is_control(forecast)]
-    forecasts = [forecast for forecast in every if not predict.is_control(forecast)]
+    controls = [forecast for forecast in every if diagnose.is_control(forecast)]
+    forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]
     predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
     made = lock.make(predictions, fitted, manifest | settings, ladder_jax.__version__)
     if not path.is_file():
@@ -283,9 +283,9 @@ def _print_predictions(predictions: Any) -> None:
 
 
 def _print_warnings(forecasts: list[Any]) -> None:
-    from fitting import predict
+    from fitting import diagnose
 
-    for warning, tasks in predict.warnings(forecasts).items():
+    for warning, tasks in diagnose.warnings(forecasts).items():
         print(f"note: {warning}: {', '.join(tasks)}")
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import scipy.optimize
 
+from fitting import diagnose
 from fitting import predict as fp
 from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.optimise import predict
@@ -195,14 +196,14 @@ def test_a_target_measured_elsewhere_is_not_compared():
     (forecast,) = fp.forecast(table[~late], LADDER, [GOAL], ["t"])
     assert np.isnan(forecast.rows[0]["actual"])
     assert not np.isnan(forecast.rows[0]["actual_loss"])
-    assert any("not measured at the tokens" in text for text in fp.warnings([forecast]))
+    assert any("not measured at the tokens" in text for text in diagnose.warnings([forecast]))
 
 
 def test_far_apart_evaluations_of_a_target_are_told():
     table = planted(0, 0.0, 0.0)
     for few, told in ((table["step"] % 10 == 0, True), (table["step"] == 20, False)):
         part = table[(table["run"] != GOAL) | few]
-        notes = fp.warnings(fp.forecast(part, LADDER, [GOAL], ["t"]))
+        notes = diagnose.warnings(fp.forecast(part, LADDER, [GOAL], ["t"]))
         assert any("far apart in training" in note for note in notes) == told
 
 
@@ -260,6 +261,6 @@ def test_bad_requests_get_one_line(kind):
 
 def test_warnings_name_what_is_not_identified(public_table):
     forecasts = fp.forecast(public_table, TRAIN, TARGETS, ["csqa_val_rc_5shot"])
-    assert "step 1: E ended on a bound" in fp.warnings(forecasts)
+    assert "step 1: E ended on a bound" in diagnose.warnings(forecasts)
     stuck = fp.forecast(public_table, TRAIN, TARGETS, ["piqa_val_rc_5shot"], feature="lm_loss")
-    assert any("do not use" in text for text in fp.warnings(stuck))
+    assert any("do not use" in text for text in diagnose.warnings(stuck))

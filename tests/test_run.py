@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import engines, lock, predict, report, table
+from fitting import converge, diagnose, lock, predict, report, table
+from fitting.gather import Points
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
 from fitting.optimise import predict as curve_value
 from fitting.points import Target
@@ -91,19 +92,20 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
     x = np.geomspace(1e12, 1e15, 9)[:, None]
     y = curve_value(COMPUTE_ONLY, LAW, x)
     y[3] *= 1.5
-    data = engines.Points(COMPUTE_ONLY, None, x, y, *(np.zeros(0),) * 3, x[-1:] * 10)
+    data = Points(COMPUTE_ONLY, None, x, y, *(np.zeros(0),) * 3, x[-1:] * 10)
     weights = np.ones((1, 9))
     weights[0, 3] = 0
-    found = engines._solve_law(data, COMPUTE_ONLY.start[None], weights)
-    np.testing.assert_allclose(found.theta[0], LAW, rtol=1e-3)
+    starts = COMPUTE_ONLY.starts(np.log(x), np.log(y))[None]
+    found = converge.laws([data], weights, starts)
+    np.testing.assert_allclose(found.theta[0, 0], LAW, rtol=1e-3)
 
 
 def test_a_task_that_does_not_move_is_a_control():
     moves, still = predict.forecast(
         planted(), ["*"], [GOAL], ["moves", "still"], "bootstrap", inputs="c"
     )
-    assert not predict.is_control(moves)
-    assert predict.is_control(still)
+    assert not diagnose.is_control(moves)
+    assert diagnose.is_control(still)
 
 
 def test_a_lock_covers_the_forecast_and_not_the_measurement(tmp_path):

@@ -1,9 +1,7 @@
 """Many fits at once: minima no worse than scipy's, weights that mean what they say, bounds kept."""
 
-import jax
 import numpy as np
 import pytest
-import scipy.optimize
 
 from fitting import solve
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
@@ -30,11 +28,12 @@ def solve_law(y, weights):
     return solve.solve(
         CHINCHILLA.log_mean,
         CHINCHILLA.bounds,
-        CHINCHILLA.start[None],
-        np.log(X),
-        np.log(y),
+        CHINCHILLA.starts(np.log(X), np.log(y))[None],
+        np.log(X)[None],
+        np.log(y)[None],
         weights,
         HUBER_DELTA,
+        CHINCHILLA.pivot(np.log(X)),
     )
 
 
@@ -69,9 +68,9 @@ def test_bounds_hold_and_the_better_start_wins():
     found = solve.solve(
         COMPUTE_ONLY.log_mean,
         COMPUTE_ONLY.bounds,
-        np.array([[0.0, 1.0, 3.0], [3.0, 0.1, 1.0]]),
-        np.log(c),
-        np.log(y),
+        np.array([[[0.0, 1.0, 3.0], [3.0, 0.1, 1.0]]]),
+        np.log(c)[None],
+        np.log(y)[None],
         np.ones((1, 9)),
         HUBER_DELTA,
     )
@@ -84,26 +83,39 @@ def test_a_link_by_least_squares_equals_scipys():
     y = predict(SIGMOID, np.array([-0.7, 0.8, 6.0, 0.97]), x) + 0.01 * RNG.standard_normal(60)
     theirs = fit_link(SIGMOID, x, y)
     xs, ys = np.append(x, 0.0), np.append(y, 1.0)
-    ours = solve.solve(SIGMOID.mean, SIGMOID.bounds, SIGMOID.start[None], xs, ys, np.ones((1, 61)))
+    ours = solve.solve(
+        SIGMOID.mean,
+        SIGMOID.bounds,
+        SIGMOID.start[None, None],
+        xs[None],
+        ys[None],
+        np.ones((1, 61)),
+    )
     assert 2 * ours.objective[0] <= theirs.objective * (1 + 1e-9)
     np.testing.assert_allclose(ours.theta[0], theirs.theta, rtol=1e-4)
 
 
-def test_each_problem_may_have_points_of_its_own():
-    y = np.stack([observed(0.01), observed(0.01)])
-    x = np.stack([np.log(X), np.log(X)])
-    both = solve.solve(
-        CHINCHILLA.log_mean, CHINCHILLA.bounds, CHINCHILLA.start[None], x, np.log(y),
-        np.ones((2, 16)), HUBER_DELTA,
+def test_more_problems_than_places_come_out_in_their_order():
+    """Problems of their own points, starts and weights: each as if it had been alone."""
+    n = 3 * solve._PLACES + 5
+    y = np.stack([observed(0.01) for _ in range(n)])
+    weights = RNG.dirichlet(np.ones(16), n) * 16
+    starts = np.stack([CHINCHILLA.starts(np.log(X), np.log(row))[[13, 22]] for row in y])
+    together = solve.solve(
+        CHINCHILLA.log_mean, CHINCHILLA.bounds, starts, np.log(X)[None], np.log(y), weights,
+        HUBER_DELTA, CHINCHILLA.pivot(np.log(X)),
     )  # fmt: skip
-    for i in range(2):
-        alone = solve_law(y[i], np.ones((1, 16)))
-        assert both.objective[i] == pytest.approx(alone.objective[0], rel=1e-9)
+    for i in (0, solve._PLACES, n - 1):
+        alone = solve.solve(
+            CHINCHILLA.log_mean, CHINCHILLA.bounds, starts[i : i + 1], np.log(X)[None],
+            np.log(y[i : i + 1]), weights[i : i + 1], HUBER_DELTA, CHINCHILLA.pivot(np.log(X)),
+        )  # fmt: skip
+        np.testing.assert_allclose(together.theta[i], alone.theta[0], rtol=1e-9, atol=1e-12)
+        assert together.objective[i] == pytest.approx(alone.objective[0], rel=1e-9)
 
 
-def test_written_out_cholesky_solves():
-    a = RNG.standard_normal((5, 5))
-    matrix, right = a @ a.T + 0.1 * np.eye(5), RNG.standard_normal(5)
-    with jax.enable_x64():
-        ours = np.asarray(solve._solve_spd(matrix, right, np.diag(matrix)))
-    np.testing.assert_allclose(ours, scipy.linalg.solve(matrix, right), rtol=1e-9)
+def test_interpolation_with_fewer_points_than_parameters_ends():
+    weights = np.zeros((1, 16))
+    weights[0, :3] = 1
+    found = solve_law(observed(0.05), weights)
+    assert found.objective[0] < 1e-12

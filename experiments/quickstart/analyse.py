@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.quickstart.config import FORECAST, LADDER
-from fitting import points, predict, table
+from fitting import diagnose, points, predict, table
 
 SPLITS = {
     "66K and 118K -> 209K": (["66K-*", "118K-*"], ["209K-*"]),
@@ -30,7 +30,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     last = grid["step"] == grid.groupby("run")["step"].transform("max")
     runs = [run.name for run in LADDER.runs()]
     whole = predict.forecast(grid, runs[:-1], runs[-1:], tasks, **FORECAST)
-    controls = {f.task for f in whole if predict.is_control(f)}
+    controls = {f.task for f in whole if diagnose.is_control(f)}
     rows = []
     for split, (train, held) in SPLITS.items():
         names = points.select_runs(grid, held)
