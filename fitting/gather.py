@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from fitting import points
-from fitting.laws import SINGLE_STEP, Law, Link
+from fitting.laws import Law, Link
 from fitting.points import Protocol, Target
 from fitting.table import InputError
 
@@ -82,14 +82,14 @@ def gather(
         runs: names of the training runs.
         targets: to forecast.
         protocol: how the feature is prepared.
-        law: of step 1; `SINGLE_STEP` goes straight to accuracy.
+        law: of step 1, or straight to accuracy.
 
     Raises:
         InputError: the task, a run's feature or an input of the law is missing, or is 0.
     """
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
-    columns = points.columns_of(table, task, runs, protocol, two_steps=law is not SINGLE_STEP)
+    columns = points.columns_of(table, task, runs, protocol, two_steps=not law.of_accuracy)
     needed = table[table["task"].isin([task for task, _ in columns.values()])]
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves = [], []

@@ -58,6 +58,7 @@ class Law(_Parameters):
         starts: (log_x of shape (M, I), log_y of shape (M,)) -> starts of a search, shape (S, P).
         terms: parameters of each power term: index of its scale, of its exponent, of its input.
         citation: paper and equation.
+        of_accuracy: it gives an accuracy and needs no link.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Law(_Parameters):
     starts: Callable[[np.ndarray, np.ndarray], np.ndarray]
     terms: tuple[tuple[int, int, int], ...]
     citation: str
+    of_accuracy: bool = False
 
     def pivot(self, log_x: np.ndarray) -> np.ndarray:
         """(P, P): theta -> scales at the centre of log_x (M, I), which exponents turn about."""
@@ -210,6 +212,7 @@ SINGLE_STEP = Law(
     starts=_single_step_starts,
     terms=((0, 2, 0), (1, 3, 1)),
     citation="arXiv 2412.04403, Eq. 8; starts and bounds of its published code",
+    of_accuracy=True,
 )
 
 RISING = Law(
@@ -226,6 +229,7 @@ RISING = Law(
     starts=_rising_starts,
     terms=((0, 2, 0), (1, 3, 1)),
     citation="the code published with arXiv 2412.04403: step 1 of accuracy, its starts and bounds",
+    of_accuracy=True,
 )
 
 

@@ -84,6 +84,7 @@ def forecast(
     inputs: str = "nd",
     steps: str = "two",
     levels: Sequence[float] = (0.95,),
+    law: Law | None = None,
 ) -> list[TaskForecast]:
     """Fits the training runs and forecasts the targets.
 
@@ -98,6 +99,7 @@ def forecast(
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals.
+        law: another than `inputs` and `steps` name.
 
     Raises:
         InputError: one line on what is missing or contradictory.
@@ -111,7 +113,7 @@ def forecast(
     for level in levels:
         if not 0 < level < 1:
             raise InputError(f"--level {level}: must lie between 0 and 1")
-    law = SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs]
+    law = law or (SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs])
     runs = points.select_runs(table, train)
     goals = [t if isinstance(t, Target) else points.parse_target(table, t) for t in targets]
     for goal in goals:

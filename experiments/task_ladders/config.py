@@ -46,4 +46,17 @@ LADDER = Ladder(
     },
 )
 
+CHANCE = {
+    "mmlu_avg_test_rc_5shot": 1 / 4,
+    "hellaswag_val_rc_5shot": 1 / 4,
+    "arc_challenge_test_rc_5shot": 1 / 4,
+    "arc_easy_test_rc_5shot": 1 / 4,
+    "piqa_val_rc_5shot": 1 / 2,
+    "csqa_val_rc_5shot": 1 / 5,
+    "socialiqa_val_rc_5shot": 1 / 3,
+    "openbookqa_test_rc_5shot": 1 / 4,
+    "boolq_val_rc_5shot": 1 / 2,
+    "winogrande_val_rc_5shot": 1 / 2,
+}  # as the published code has it; the last two are too noisy for the paper to forecast
+
 FORECAST: dict[str, Any] = {"method": "bootstrap"}  # of `ladder run`
