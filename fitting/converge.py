@@ -14,6 +14,7 @@ from fitting import solve
 from fitting.gather import Points
 from fitting.laws import Link
 from fitting.objectives import HUBER_DELTA
+from fitting.optimise import with_anchor
 from fitting.solve import Solution
 
 
@@ -56,12 +57,14 @@ def links(data: Sequence[Points], link: Link, weights: np.ndarray, starts: np.nd
         theta (B, T, P), half the sums of squares (B, T) and whether they are stationary (B, T).
     """
     n, n_tasks, n_runs = len(weights), len(data), weights.shape[1]
-    sets = [link_data(p, link) for p in data]
-    longest = max(len(y) for _, y, _ in sets)
+    sets = [with_anchor(link, p.feature, p.accuracy) for p in data]
+    longest = max(len(y) for _, y in sets)
     x, y = np.ones((n_tasks, longest)), np.zeros((n_tasks, longest))
     run = np.full((n_tasks, longest), n_runs + 1)  # the padding
-    for t, (feature, accuracy, runs) in enumerate(sets):
-        x[t, : len(runs)], y[t, : len(runs)], run[t, : len(runs)] = feature, accuracy, runs
+    for t, (points, (feature, accuracy)) in enumerate(zip(data, sets, strict=True)):
+        x[t, : len(feature)], y[t, : len(feature)] = feature, accuracy
+        run[t, : len(feature)] = n_runs  # the anchor
+        run[t, : len(points.run)] = points.run
     known = np.concatenate([weights, np.ones((n, 1)), np.zeros((n, 1))], axis=1)
     found = solve.solve(
         link.mean,
@@ -72,18 +75,6 @@ def links(data: Sequence[Points], link: Link, weights: np.ndarray, starts: np.nd
         known[:, run].reshape(n * n_tasks, -1),
     )
     return _shaped(found, n)
-
-
-def link_data(points: Points, link: Link) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Feature, accuracy and run of every checkpoint; an anchor's run is one past the last."""
-    if link.anchor is None:
-        return points.feature, points.accuracy, points.run
-    x, y = link.anchor
-    return (
-        np.append(points.feature, x),
-        np.append(points.accuracy, y),
-        np.append(points.run, len(points.y)),
-    )
 
 
 def _shaped(found: Solution, n: int) -> Solution:

@@ -17,7 +17,7 @@ from fitting import converge, uncertainty
 from fitting.gather import Points
 from fitting.laws import Law, Link
 from fitting.objectives import HUBER_DELTA
-from fitting.optimise import Fit, fit_law, fit_link, predict, summarise
+from fitting.optimise import Fit, fit_law, fit_link, predict, summarise, with_anchor
 
 N_RESAMPLES = 400
 _NOISE_DRAWS = 25  # of residual noise, for each resample
@@ -161,7 +161,7 @@ def _best_links(data: Sequence[Points]) -> list[Fit[Link] | None]:
     starts = np.array([np.concatenate([link.start[None], s]) for s in own])
     found = converge.links(linked, link, np.ones((1, len(data[0].y))), starts)
     for i, t in enumerate(which):
-        x, y, _ = converge.link_data(data[t], link)
+        x, y = with_anchor(link, data[t].feature, data[t].accuracy)
         objective, settled = 2 * float(found.objective[0, i]), bool(found.converged[0, i])
         fits[t] = summarise(link, found.theta[0, i], objective, x, y, settled)
     return fits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -102,6 +102,27 @@ def gather(
     final = pd.DataFrame(finals)
     curve = pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True)
     goals = pd.DataFrame([asdict(t) for t in targets]).rename(columns={"name": "run"})
+    measured = _measure(table, goals, columns)
+    fitted = _points(task, columns, protocol, final, curve, measured, law)
+    return TaskData(task, columns, protocol, final, curve, measured, fitted)
+
+
+def under(data: TaskData, law: Law) -> TaskData:
+    """The same points under another law; one of accuracy drops the feature."""
+    columns = {n: c for n, c in data.columns.items() if n == "acc" or not law.of_accuracy}
+    fitted = _points(data.task, columns, data.protocol, data.final, data.curve, data.measured, law)
+    return replace(data, columns=columns, points=fitted)
+
+
+def _points(
+    task: str,
+    columns: dict[str, tuple[str, str]],
+    protocol: Protocol,
+    final: pd.DataFrame,
+    curve: pd.DataFrame,
+    goals: pd.DataFrame,
+    law: Law,
+) -> Points:
     x = points.law_inputs(final, law, "--train")
     ahead = points.law_inputs(goals, law, "--target")
     y = final[next(iter(columns))]
@@ -109,7 +130,7 @@ def gather(
         zero = final.loc[~(y > 0), "run"].iloc[0]
         raise InputError(f"run {zero!r} has a {y.name} of 0 for {task!r}: leave it out of --train")
     index = {run: i for i, run in enumerate(final["run"])}
-    data = Points(
+    return Points(
         law=law,
         link=protocol.link if len(columns) == 2 else None,
         x=x,
@@ -119,8 +140,6 @@ def gather(
         accuracy=curve["acc"].to_numpy(float),
         goals=ahead,
     )
-    measured = _measure(table, goals, columns)
-    return TaskData(task, columns, protocol, final, curve, measured, data)
 
 
 def compare(data: TaskData, table: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,6 @@ vector, so that gradients come from `jax.grad` alone.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,24 +126,33 @@ def _rising(theta: jax.Array, log_x: jax.Array) -> jax.Array:
     return jnp.log(e - jnp.exp(a - alpha * log_x[..., 0]) - jnp.exp(b - beta * log_x[..., 1]))
 
 
+# Floors as shares of the lowest loss, and exponents, of a power law's starts; the best come first.
+_FLOORS_EXPONENTS = (
+    *((0.8, pair) for pair in ((0.3, 0.3), (0.6, 0.1), (0.1, 0.6))),
+    (0.4, (0.3, 0.3)),
+    (0.0, (0.1, 0.1)),
+    *((floor, pair) for floor in (0.0, 0.4, 0.8) for pair in ((0.1, 0.3), (0.3, 0.1), (0.6, 0.6))),
+)
+
+
 def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """Exponents and a floor on a grid; the terms then share what is left at the centre."""
-    centre, rest = log_x.mean(axis=0), log_x.shape[1]
+    """The terms share at the centre what the floor leaves."""
+    centre, n_terms = log_x.mean(axis=0), log_x.shape[1]
     starts = []
-    for floor in (0.0, 0.4, 0.8):
-        left = np.log((1 - floor) * np.exp(log_y.mean()) / rest)
-        for exponents in itertools.product((0.1, 0.3, 0.6), repeat=rest):
-            scales = [left + a * c for a, c in zip(exponents, centre, strict=True)]
-            starts.append([*scales, *exponents, floor * np.exp(log_y.min())])
+    for floor, exponents in _FLOORS_EXPONENTS:
+        exponents = exponents[:n_terms]
+        left = np.log((1 - floor) * np.exp(log_y.mean()) / n_terms)
+        scales = [left + a * c for a, c in zip(exponents, centre, strict=True)]
+        starts.append([*scales, *exponents, floor * np.exp(log_y.min())])
     return np.array(starts)
 
 
 def _rising_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     centre, y = log_x.mean(axis=0), np.exp(log_y)
     starts = []
-    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0, 1.5):
+    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0):
         left = np.log(max(ceiling - y.mean(), 1e-3) / 2)
-        for alpha, beta in itertools.product((0.1, 0.3, 0.6), repeat=2):
+        for alpha, beta in ((0.3, 0.3), (0.1, 0.1), (0.1, 0.6), (0.6, 0.1)):
             starts.append([left + alpha * centre[0], left + beta * centre[1], alpha, beta, ceiling])
     return np.array(starts)
 
@@ -157,17 +165,14 @@ def _single_step_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    floors, centres = (y.min(), 0.5 * y.min()), np.quantile(x, (0.1, 0.5, 0.9))
-    slopes = np.array([1.0, 3.0, 8.0]) / max(np.std(x), 1e-9)
+    floors, centres = (y.min(),), np.quantile(x, (0.1, 0.5, 0.9))
+    slopes = np.array([1.0, 4.0]) / max(np.std(x), 1e-9)
     return np.array([[f - 1, c, k, 1.0] for f in floors for c in centres for k in slopes])
 
 
 def _log_sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    slopes = np.array([0.3, 1.0, 3.0]) / max(np.std(x), 1e-9)
-    return np.array(
-        [[-a, c, k] for a in (0.02, 0.1, 0.5) for c in np.quantile(x, (0.1, 0.5, 0.9))
-         for k in slopes]
-    )  # fmt: skip
+    slopes = np.array([1.0, 5.0, 20.0]) / max(np.std(x), 1e-9)
+    return np.array([[-0.1, c, k] for c in np.quantile(x, (0.5, 0.9)) for k in slopes])
 
 
 CHINCHILLA = Law(

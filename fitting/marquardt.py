@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MAX_STEPS = 2000
+MAX_STEPS = 400
 _ROUND = 16  # steps between looks at what has settled
 _PATIENCE = 3  # steps in a row that gain next to nothing
 _LITTLE = 1e-10  # of the objective: a gain of next to nothing

@@ -14,6 +14,6 @@ def huber(residual: jax.Array, delta: float = HUBER_DELTA) -> jax.Array:
     return jnp.where(size < delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
 
 
-def huber_sum(residuals: jax.Array, weights: jax.Array) -> jax.Array:
-    """The weighted sum over points; the paper writes a mean, its code sums."""
-    return jnp.sum(weights * huber(residuals))
+def huber_sum(residuals: jax.Array) -> jax.Array:
+    """The sum over points; the paper writes a mean, its code sums."""
+    return jnp.sum(huber(residuals))

@@ -55,21 +55,22 @@ class Fit(Generic[Curve]):
     converged: bool
 
 
-def fit_law(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None) -> Fit[Law]:
-    """Fits a law by L-BFGS-B on the Huber sum of log residuals, as the paper does.
+def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """The paper's search for a law: L-BFGS-B on the Huber sum of log residuals.
 
     Args:
         law: what to fit.
         x: inputs, shape (M, I), positive.
         y: observations, shape (M,), positive.
-        weights: 1 for points that are fitted and 0 for others, shape (M,); all by default.
+
+    Returns:
+        Parameters, the Huber sum, and whether the gradient has vanished.
     """
     log_x, log_y = np.log(x), np.log(y)
-    weights = np.ones(len(y)) if weights is None else weights
     value_and_grad = _huber_value_and_grad(law)
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        value, grad = value_and_grad(theta, log_x, log_y, weights)
+        value, grad = value_and_grad(theta, log_x, log_y)
         return float(value), np.asarray(grad)
 
     with jax.enable_x64():
@@ -82,39 +83,51 @@ def fit_law(law: Law, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None =
             options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
         )
     stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
-    used = weights > 0
-    return summarise(
-        law, result.x, float(result.fun), log_x[used], log_y[used], stationary, HUBER_DELTA
-    )
+    return result.x, float(result.fun), stationary
 
 
-def fit_link(
-    link: Link, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
-) -> Fit[Link]:
-    """Fits a link by unweighted, bounded least squares, as the paper's `curve_fit` does.
+def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """The paper's search for a link: bounded least squares, as its `curve_fit` does.
 
     Args:
-        link: what to fit; its anchor, if it has one, is added to the data.
+        link: what to fit; its anchor, if it has one, is not added.
         x: feature, shape (M,).
         y: accuracy, shape (M,).
-        weights: 1 for points that are fitted and 0 for others, shape (M,); all by default.
+
+    Returns:
+        Parameters, the sum of squares, and whether the search succeeded.
     """
-    weights = np.ones(len(y)) if weights is None else weights
-    if link.anchor is not None:
-        x, y = np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
-        weights = np.append(weights, 1.0)
     residuals, _ = _residuals(link)
     with jax.enable_x64():
         result = scipy.optimize.least_squares(
-            lambda theta: weights * np.asarray(residuals(theta, x, y)),
+            lambda theta: np.asarray(residuals(theta, x, y)),
             link.start,
             jac="2-point",
             bounds=link.bounds,
             method="trf",
             max_nfev=500_000,
         )
-    used = weights > 0
-    return summarise(link, result.x, 2 * result.cost, x[used], y[used], result.success)
+    return result.x, 2 * result.cost, result.success
+
+
+def fit_law(law: Law, x: np.ndarray, y: np.ndarray) -> Fit[Law]:
+    """Fits a law to inputs of shape (M, I) and observations of shape (M,) as the paper does."""
+    theta, objective, stationary = search_law(law, x, y)
+    return summarise(law, theta, objective, np.log(x), np.log(y), stationary, HUBER_DELTA)
+
+
+def fit_link(link: Link, x: np.ndarray, y: np.ndarray) -> Fit[Link]:
+    """Fits a link, its anchor added, to features and accuracies of shape (M,) as the paper does."""
+    x, y = with_anchor(link, x, y)
+    theta, objective, success = search_link(link, x, y)
+    return summarise(link, theta, objective, x, y, success)
+
+
+def with_anchor(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points, and the invented one that the paper adds."""
+    if link.anchor is None:
+        return x, y
+    return np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
 
 
 def predict(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
@@ -132,8 +145,8 @@ def _compiled(function: Callable) -> Callable:
 
 @functools.cache
 def _huber_value_and_grad(law: Law) -> Callable:
-    def objective(theta, log_x, log_y, weights):
-        return huber_sum(law.log_mean(theta, log_x) - log_y, weights)
+    def objective(theta, log_x, log_y):
+        return huber_sum(law.log_mean(theta, log_x) - log_y)
 
     return jax.jit(jax.value_and_grad(objective))
 

@@ -173,9 +173,12 @@ def trailing_mean(values: np.ndarray, at: np.ndarray, window: int, reach: float)
         window: values averaged, at most.
         reach: in the units of `at`.
     """
-    last = np.arange(len(values)) + 1
-    first = np.maximum(last - window, np.searchsorted(at, at - reach))
-    return np.array([values[a:b].mean() for a, b in zip(first, last, strict=True)])
+    own = np.arange(len(values))
+    first = np.maximum(own + 1 - window, np.searchsorted(at, at - reach))
+    total = np.zeros(len(values))
+    for back in range(window - 1, -1, -1):  # oldest first, as a plain mean adds them
+        total += np.where(own - back >= first, values[np.maximum(own - back, 0)], 0.0)
+    return total / (own + 1 - first)
 
 
 def final_point(points: pd.DataFrame, run: str, protocol: Protocol) -> dict:

@@ -122,6 +122,14 @@ def forecast(
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     protocol = PAPER[feature or "bpb"]
     tasks_data = [gather(table, task, runs, goals, protocol, law) for task in dict.fromkeys(labels)]
+    return of_data(tasks_data, method, levels)
+
+
+def of_data(
+    tasks_data: Sequence[TaskData], method: str, levels: Sequence[float] = (0.95,)
+) -> list[TaskForecast]:
+    """Fits and forecasts what was gathered; see `forecast`."""
+    runs, law = tasks_data[0].final, tasks_data[0].points.law
     if len(runs) <= len(law.params):
         raise InputError(
             f"{len(runs)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "

@@ -11,8 +11,10 @@ import numpy as np
 from fitting import converge
 from fitting.gather import Points
 from fitting.laws import Link
-from fitting.optimise import fit_law, fit_link
+from fitting.optimise import search_law, search_link, with_anchor
 from fitting.table import InputError
+
+_STARTS = 5  # of a law, the first of its own
 
 
 class Fits(NamedTuple):
@@ -55,15 +57,15 @@ def fit(data: Sequence[Points], chosen: np.ndarray, method: str) -> Fits:
         chosen: which runs each subset holds, booleans of shape (B, R).
         method: `paper` (its one start and optimisers) or `least-squares` (several starts).
     """
-    weights = np.asarray(chosen, float)
     if method == "paper":
-        return _one_by_one(data, weights)
+        return _one_by_one(data, chosen)
     if method != "least-squares":
         raise InputError(f"--method {method}: subsets are fitted by paper or least-squares")
+    weights = np.asarray(chosen, float)
     log_x, log_y = np.log([p.x for p in data]), np.log([p.y for p in data])
     law, link = data[0].law, data[0].link
     starts = np.array([
-        [law.starts(x[some], y[some]) for x, y in zip(log_x, log_y, strict=True)]
+        [law.starts(x[some], y[some])[:_STARTS] for x, y in zip(log_x, log_y, strict=True)]
         for some in chosen
     ])  # fmt: skip
     first = converge.laws(data, weights, starts)
@@ -78,22 +80,21 @@ def _link_starts(data: Sequence[Points], link: Link) -> np.ndarray:
     return np.array([np.concatenate([link.start[None], starts]) for starts in own])
 
 
-def _one_by_one(data: Sequence[Points], weights: np.ndarray) -> Fits:
-    laws = [[fit_law(p.law, p.x, p.y, row) for p in data] for row in weights]
-    first = np.array([[f.theta for f in fits] for fits in laws])
-    first_objective = np.array([[f.objective for f in fits] for fits in laws])
-    link = data[0].link
+def _one_by_one(data: Sequence[Points], chosen: np.ndarray) -> Fits:
+    law, link = data[0].law, data[0].link
+    laws = [[search_law(law, p.x[some], p.y[some])[:2] for p in data] for some in chosen]
+    first = [np.array([[fit[i] for fit in fits] for fits in laws]) for i in (0, 1)]
     if link is None:
-        return Fits(first, first_objective, None, None)
+        return Fits(*first, None, None)
     links = [
-        [fit_link(link, p.feature, p.accuracy, row[p.run]) for p in data] for row in weights
-    ]  # fmt: skip
-    return Fits(
-        first,
-        first_objective,
-        np.array([[f.theta for f in fits] for fits in links]),
-        np.array([[f.objective for f in fits] for fits in links]),
-    )
+        [
+            search_link(link, *with_anchor(link, p.feature[some[p.run]], p.accuracy[some[p.run]]))
+            for p in data
+        ]
+        for some in chosen
+    ]
+    second = [np.array([[fit[i] for fit in fits] for fits in links]) for i in (0, 1)]
+    return Fits(*first, *second)
 
 
 def forecast(fits: Fits, data: Sequence[Points], x: np.ndarray, feature: np.ndarray) -> Forecasts:

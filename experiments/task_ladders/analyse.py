@@ -213,7 +213,7 @@ def set_size(study: Study) -> Result:
 
 def compute_vs_error(study: Study) -> Result:
     """Error at 7B-4T of ladders cut by size, by token multiple and by FLOPs of a run."""
-    data = study.points("bpb")
+    data = study.data("bpb")
     labels, chosen = _cuts(data[0].final)
     goals = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
     x = np.array([[[goal["n_params"], goal["n_tokens"]]] for goal in goals])
@@ -275,7 +275,7 @@ def design(study: Study) -> Result:
     """Every design choice by its errors on held-out runs of the ladder; no target takes part."""
     rows = []
     for variant in VARIANTS:
-        data = study.points(variant)
+        data = study.data(variant)
         final = data[0].final
         chosen = np.array([final["size"].isin(sizes) for sizes in SPLITS.values()])
         side = next(iter(data[0].columns))

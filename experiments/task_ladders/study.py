@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 
 from experiments.task_ladders.config import CHANCE, LADDER
-from fitting import predict
-from fitting.gather import TaskData
-from fitting.laws import RISING, SIGMOID
+from fitting import points, predict
+from fitting.gather import TaskData, gather, under
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SIGMOID, SINGLE_STEP, Law
 from fitting.optimise import Fit, fit_link
-from fitting.points import MAIN_TASKS
+from fitting.points import MAIN_TASKS, PAPER, Protocol
 from fitting.predict import TaskForecast
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "bpb": {},
-    "c4": {"feature": "lm_loss"},
-    "task_ce": {"feature": "task_ce"},
-    "compute": {"inputs": "c"},
-    "single": {"steps": "one"},
-    "accuracy": {"law": RISING},
-}  # name -> arguments of `fitting.predict.forecast`
+VARIANTS: dict[str, tuple[Law, Protocol]] = {
+    "bpb": (CHINCHILLA, PAPER["bpb"]),
+    "c4": (CHINCHILLA, PAPER["lm_loss"]),
+    "task_ce": (CHINCHILLA, PAPER["task_ce"]),
+    "compute": (COMPUTE_ONLY, PAPER["bpb"]),
+    "single": (SINGLE_STEP, PAPER["bpb"]),
+    "accuracy": (RISING, PAPER["bpb"]),
+}  # name -> what is fitted to N and D (or C), and how features are prepared
 VARIANT_WORDS = {
     "bpb": "bits per byte",
     "c4": "C4 loss",
@@ -50,15 +49,21 @@ class Study:
     methods: tuple[str, ...] = METHODS
 
     @functools.cache  # noqa: B019 (lives as long as the study)
+    def data(self, variant: str, tasks: tuple[str, ...] = MAIN_TASKS) -> list[TaskData]:
+        """What the sixteen runs and both targets give to fit, a variant and task."""
+        law, protocol = VARIANTS[variant]
+        if variant != "bpb" and protocol is PAPER["bpb"]:
+            return [under(data, law) for data in self.data("bpb", tasks)]
+        runs = points.select_runs(self.table, GRID)
+        goals = [points.parse_target(self.table, name) for name in TARGETS]
+        return [gather(self.table, task, runs, goals, protocol, law) for task in tasks]
+
+    @functools.cache  # noqa: B019
     def forecasts(
         self, variant: str, method: str, tasks: tuple[str, ...] = MAIN_TASKS
     ) -> list[TaskForecast]:
         """Forecasts of both targets from all sixteen runs."""
-        return predict.forecast(self.table, GRID, TARGETS, tasks, method, **VARIANTS[variant])
-
-    def points(self, variant: str, tasks: tuple[str, ...] = MAIN_TASKS) -> list[TaskData]:
-        """What the fits of a variant were made of."""
-        return [forecast.data for forecast in self.forecasts(variant, self.methods[0], tasks)]
+        return predict.of_data(self.data(variant, tasks), method)
 
     def link(self, forecast: TaskForecast, method: str) -> Fit:
         """Step 2 alone: the paper's command for it starts from a = chance - 1, not from -1."""
@@ -67,5 +72,6 @@ class Study:
             return forecast.step2
         first, *others = SIGMOID.params
         start = replace(first, start=CHANCE[forecast.task] - 1)
-        points = forecast.data.points
-        return fit_link(replace(SIGMOID, params=(start, *others)), points.feature, points.accuracy)
+        fitted = forecast.data.points
+        link = replace(SIGMOID, params=(start, *others))
+        return fit_link(link, fitted.feature, fitted.accuracy)
