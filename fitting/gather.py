@@ -14,6 +14,8 @@ from fitting.points import Protocol, Target
 from fitting.table import InputError
 
 _CURVE = ("run", "size", "loss", "acc")
+_TEXT = ("run", "size", "task", "metric")
+_READ = (*_TEXT, "multiple", "n_params", "n_tokens", "flops", "value", "n_examples")
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def gather(
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
     columns = points.columns_of(table, task, runs, protocol, two_steps=not law.of_accuracy)
-    needed = table[table["task"].isin([task for task, _ in columns.values()])]
+    needed = _needed(table, columns)
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves = [], []
     for run in runs:
@@ -105,6 +107,12 @@ def gather(
     measured = _measure(table, goals, columns)
     fitted = _points(task, columns, protocol, final, curve, measured, law)
     return TaskData(task, columns, protocol, final, curve, measured, fitted)
+
+
+def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
+    """The rows and cells that are read, in plain types: nullable ones are slow in small pieces."""
+    rows = table.loc[table["task"].isin([task for task, _ in columns.values()]), list(_READ)]
+    return rows.astype({name: object if name in _TEXT else float for name in _READ})
 
 
 def under(data: TaskData, law: Law) -> TaskData:
@@ -151,7 +159,7 @@ def _measure(
     table: pd.DataFrame, goals: pd.DataFrame, columns: dict[str, tuple[str, str]]
 ) -> pd.DataFrame:
     """The targets beside what the table says of them, where it says anything."""
-    needed = table[table["task"].isin([task for task, _ in columns.values()])]
+    needed = _needed(table, columns)
     found = []
     for goal in goals[["run", "n_params", "n_tokens", "flops"]].to_dict("records"):
         rows = needed[needed["run"] == goal["run"]]

@@ -66,7 +66,15 @@ def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
     Returns:
         Parameters, the Huber sum, and whether the gradient has vanished.
     """
-    log_x, log_y = np.log(x), np.log(y)
+    theta, value, stationary = _search_law(law, np.shape(x), x.tobytes(), y.tobytes())
+    return theta.copy(), value, stationary
+
+
+@functools.lru_cache(maxsize=256)  # engines and studies come back to the same points
+def _search_law(
+    law: Law, shape: tuple[int, ...], x: bytes, y: bytes
+) -> tuple[np.ndarray, float, bool]:
+    log_x, log_y = np.log(np.frombuffer(x).reshape(shape)), np.log(np.frombuffer(y))
     value_and_grad = _huber_value_and_grad(law)
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from fitting.optimise import predict
 from fitting.predict import TaskForecast
@@ -251,7 +251,7 @@ def _log_axis(ax: Axes, axis: str) -> None:
     low, high = ax.get_xlim()
     subs = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
     ax.xaxis.set_major_locator(LogLocator(subs=subs, numticks=12))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.xaxis.set_minor_locator(NullLocator())
     if axis == "n_tokens":
         ax.xaxis.set_major_formatter(FuncFormatter(lambda d, _: _short(d)))
     else:

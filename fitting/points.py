@@ -77,7 +77,7 @@ class Target:
 
 def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
     """Run names that match any of the patterns, in the table's order."""
-    names = list(dict.fromkeys(table["run"]))
+    names = [str(name) for name in table["run"].unique()]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
             some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")

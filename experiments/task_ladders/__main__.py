@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from pathlib import Path
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 
 from tqdm import tqdm
 
-from experiments.task_ladders import analyse
-from experiments.task_ladders.study import METHODS, Study
-from fitting import table
+from experiments.task_ladders import analyse, worker
+from experiments.task_ladders.study import METHODS
 from fitting.table import InputError
-from ladder_jax import download, measure
+from ladder_jax import download
+
+# What shares fits stays in one process.
+_GROUPS = (
+    ("step1", "step2", "chained", "multiple-choice"),
+    ("compute-vs-error", "design", "compute-only", "single-step", "variance", "set-size"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -41,21 +48,21 @@ def _run(args: argparse.Namespace) -> None:
     for name in args.names:
         if name not in analyse.ANALYSES:
             raise InputError(f"{name}: no such analysis; use {', '.join(analyse.ANALYSES)}")
-    frame, problems = measure.from_olmo_ladder(args.runs or download.olmo_ladder())
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    study = Study(frame, tuple(m for m in METHODS if m in args.method))
-    bar = tqdm(args.names or list(analyse.ANALYSES), unit="analysis", disable=None)
-    for name in bar:
-        bar.set_description(name)
-        result = analyse.ANALYSES[name](study)
-        for stem, rows in result.tables.items():
-            path = Path(args.out) / f"{stem}.csv"
-            table.write_atomically(path, lambda p, r=rows: r.to_csv(p, index=False))
-        for stem, figure in result.figures.items():
-            path = Path(args.out) / f"{stem}.png"
-            table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=120))
-        bar.write("\n".join([f"== {name}", *result.lines]))
+    names = args.names or list(analyse.ANALYSES)
+    runs = args.runs or str(download.olmo_ladder())  # once, before the workers
+    methods = tuple(m for m in METHODS if m in args.method)
+    groups = [[n for n in group if n in names] for group in _GROUPS]
+    with contextlib.ExitStack() as stack:
+        waiting: dict[Future[list[str]], str] = {}
+        for group in filter(None, groups):
+            pool = stack.enter_context(ProcessPoolExecutor(1, get_context("spawn")))
+            waiting |= {
+                pool.submit(worker.run, name, runs, methods, args.out): name for name in group
+            }
+        bar = tqdm(as_completed(waiting), total=len(waiting), unit="analysis", disable=None)
+        for done in bar:
+            bar.set_description(waiting[done])
+            bar.write("\n".join([f"== {waiting[done]}", *done.result()]))
     print(f"{args.out}: tables and figures")
 
 

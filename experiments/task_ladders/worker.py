@@ -1,0 +1,32 @@
+"""One analysis in a process of its own, which keeps its fits for the next one."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+from experiments.task_ladders import analyse
+from experiments.task_ladders.study import Study
+from fitting import table
+from ladder_jax import measure
+
+
+@functools.cache
+def _study(runs: str, methods: tuple[str, ...]) -> Study:
+    frame, problems = measure.from_olmo_ladder(runs)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return Study(frame, methods)
+
+
+def run(name: str, runs: str, methods: tuple[str, ...], out: str) -> list[str]:
+    """Writes an analysis' tables and figures below `out`; returns what to print."""
+    result = analyse.ANALYSES[name](_study(runs, methods))
+    for stem, rows in result.tables.items():
+        path = Path(out) / f"{stem}.csv"
+        table.write_atomically(path, lambda p, r=rows: r.to_csv(p, index=False))
+    for stem, figure in result.figures.items():
+        path = Path(out) / f"{stem}.png"
+        table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=100))
+    return result.lines
