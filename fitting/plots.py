@@ -209,7 +209,7 @@ def _against(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
         ax.plot(at, value(x), "--", lw=1.2, alpha=0.7, color=colour)
     for row in forecast.final.to_dict("records"):
         marker = markers[_multiple(row)]
-        ax.scatter(row[axis], row[column], marker=marker, s=30, color=colours[row["size"]])
+        ax.plot(row[axis], row[column], marker=marker, ms=5.5, color=colours[row["size"]])
     falls = column == "loss"
     intervals = {row["target"]: row for row in forecast.rows}  # the last level given
     for i, row in enumerate(forecast.measured.to_dict("records")):
@@ -229,7 +229,7 @@ def _against(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
             color=colour,
         )
         if row[column] > 0:
-            ax.scatter(d, row[column], marker="o", s=22, color=colour, zorder=3)
+            ax.plot(d, row[column], marker="o", ms=4.7, color=colour, zorder=3)
             error = f"off by {abs(pred - row[column]) / row[column]:.1%}"
             place = {"transform": ax.transAxes, "ha": "right" if falls else "left"}
             ax.text(0.97 if falls else 0.03, 0.92 - 0.09 * i, error, fontsize=8, color=colour,

@@ -105,6 +105,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument(
         "--figures", metavar="DIR", help="draw step 1, step 2, chained and all intervals here"
     )
+    predict.add_argument("--fits", metavar="FILE",
+                         help="parameters, bounds and conditioning of every fit")  # fmt: skip
     predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
     predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
     return top

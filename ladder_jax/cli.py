@@ -242,7 +242,11 @@ def _predict(args: argparse.Namespace) -> None:
     frame, problems = table.read(args.measurements)
     _report(problems, args.strict)
 
-    from fitting import plots, predict
+    from ladder_jax import compilation
+    from ladder_jax.download import cache_dir
+
+    compilation.keep(cache_dir())
+    from fitting import diagnose, plots, predict
 
     forecasts = predict.forecast(
         frame,
@@ -260,6 +264,9 @@ def _predict(args: argparse.Namespace) -> None:
     _print_predictions(predictions)
     _print_warnings(forecasts)
     print(args.out)
+    if args.fits:
+        _write_predictions(diagnose.fits(forecasts), args.fits)
+        print(args.fits)
     if args.figures:
         for name, figure in plots.figures(forecasts).items():
             path = Path(args.figures) / f"{name}.png"

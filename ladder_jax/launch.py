@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import glob
-import hashlib
 import json
 import multiprocessing
 import os
-import platform
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -24,7 +22,7 @@ import rich.live
 import rich.table
 
 from fitting.table import InputError, write_atomically
-from ladder_jax import tracking
+from ladder_jax import compilation, tracking
 from ladder_jax.config import RunConfig, config_hash
 from ladder_jax.models import counts
 
@@ -208,9 +206,7 @@ def _watch(
 
 def _begin_worker(cores: Any, parent: int, cache: Path) -> None:
     """One core and one thread for this process, and no life without its parent."""
-    # What one worker has compiled the next need not; by processor, since it is machine code.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / _processor()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    compilation.keep(cache)  # what one worker has compiled the next need not
     core = cores.get()
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
@@ -219,15 +215,6 @@ def _begin_worker(cores: Any, parent: int, cache: Path) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
     os.environ["OMP_NUM_THREADS"] = "1"
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-
-
-def _processor() -> str:
-    """A name for what machine code may be shared with: a hash of the processor's features."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
-    text = "\n".join(sorted(set(features))) or platform.processor()
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _die_with(parent: int) -> None:

@@ -13,12 +13,12 @@ from tqdm import tqdm
 from experiments.task_ladders import analyse, worker
 from experiments.task_ladders.study import METHODS
 from fitting.table import InputError
-from ladder_jax import download
+from ladder_jax import compilation, download
 
-# What shares fits stays in one process.
+# What shares fits stays in one process; compiled code goes from one to the other.
 _GROUPS = (
     ("step1", "step2", "chained", "multiple-choice"),
-    ("compute-vs-error", "design", "compute-only", "single-step", "variance", "set-size"),
+    ("single-step", "compute-only", "compute-vs-error", "variance", "set-size", "design"),
 )
 
 
@@ -50,6 +50,7 @@ def _run(args: argparse.Namespace) -> None:
             raise InputError(f"{name}: no such analysis; use {', '.join(analyse.ANALYSES)}")
     names = args.names or list(analyse.ANALYSES)
     runs = args.runs or str(download.olmo_ladder())  # once, before the workers
+    compilation.keep(download.cache_dir())
     methods = tuple(m for m in METHODS if m in args.method)
     groups = [[n for n in group if n in names] for group in _GROUPS]
     with contextlib.ExitStack() as stack:

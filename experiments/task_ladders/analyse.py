@@ -144,11 +144,12 @@ def _forecast(study: Study, name: str, variants: tuple[str, ...]) -> Result:
 
 def multiple_choice(study: Study) -> Result:
     """Multiple-choice format beside rank choice, for the runs that were scored in both."""
-    table, rows = study.table, []
+    table, rows = study.table[study.table["metric"].isin(["acc", "acc_per_char"])], []
+    both_scored = table.loc[table["task"].str.contains("_mc_"), "run"].unique()
     for task in CHANCE:
         other = task.replace("_rc_", "_mc_")
-        for run in table["run"].unique():
-            ours = table[(table["run"] == run) & table["metric"].isin(["acc", "acc_per_char"])]
+        for run in both_scored:
+            ours = table[table["run"] == run]
             sides = [ours[ours["task"] == t].set_index("n_tokens")["value"] for t in (task, other)]
             both = pd.concat(sides, axis=1, keys=["rank_choice", "multiple_choice"]).dropna()
             rows.append(both.reset_index().assign(run=run, task=task))

@@ -1,0 +1,26 @@
+"""Compiled code that is kept from one process to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+
+def keep(cache: Path) -> None:
+    """Has JAX keep what it compiles below `cache`; call before JAX is imported.
+
+    By processor, since it is machine code.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / _processor()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+def _processor() -> str:
+    """A name for what machine code may be shared with: a hash of the processor's features."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]
+    text = "\n".join(sorted(set(features))) or platform.processor()
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
