@@ -23,7 +23,7 @@ def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
     rows = []
     for forecast in forecasts:
         data = forecast.data.points
-        steps = [(forecast.step1, data.x, data.y)]
+        steps: list[tuple[Fit, np.ndarray, np.ndarray]] = [(forecast.step1, data.x, data.y)]
         if forecast.step2 is not None:
             steps.append((forecast.step2, data.feature, data.accuracy))
         for step, (fit, x, y) in enumerate(steps, start=1):

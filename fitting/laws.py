@@ -8,6 +8,7 @@ vector, so that gradients come from `jax.grad` alone.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -127,32 +128,31 @@ def _rising(theta: jax.Array, log_x: jax.Array) -> jax.Array:
 
 
 # Floors as shares of the lowest loss, and exponents, of a power law's starts; the best come first.
-_FLOORS_EXPONENTS = (
+_FIRST = (
     *((0.8, pair) for pair in ((0.3, 0.3), (0.6, 0.1), (0.1, 0.6))),
     (0.4, (0.3, 0.3)),
     (0.0, (0.1, 0.1)),
-    *((floor, pair) for floor in (0.0, 0.4, 0.8) for pair in ((0.1, 0.3), (0.3, 0.1), (0.6, 0.6))),
 )
+_PAIRS = tuple(itertools.product((0.1, 0.3, 0.6), repeat=2))
+_CHOICES = tuple(dict.fromkeys((*_FIRST, *itertools.product((0.0, 0.4, 0.8), _PAIRS))))
+_FLOORS, _EXPONENTS = (np.array(v) for v in zip(*_CHOICES, strict=True))  # (S,), (S, 2)
 
 
 def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     """The terms share at the centre what the floor leaves."""
-    centre, n_terms = log_x.mean(axis=0), log_x.shape[1]
-    starts = []
-    for floor, exponents in _FLOORS_EXPONENTS:
-        exponents = exponents[:n_terms]
-        left = np.log((1 - floor) * np.exp(log_y.mean()) / n_terms)
-        scales = [left + a * c for a, c in zip(exponents, centre, strict=True)]
-        starts.append([*scales, *exponents, floor * np.exp(log_y.min())])
-    return np.array(starts)
+    n_terms = log_x.shape[1]
+    exponents = _EXPONENTS[:, :n_terms]
+    left = np.log((1 - _FLOORS) * np.exp(log_y.mean()) / n_terms)
+    scales = left[:, None] + exponents * log_x.mean(axis=0)
+    return np.concatenate([scales, exponents, _FLOORS[:, None] * np.exp(log_y.min())], axis=1)
 
 
 def _rising_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     centre, y = log_x.mean(axis=0), np.exp(log_y)
     starts = []
-    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0):
+    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0, 1.5):
         left = np.log(max(ceiling - y.mean(), 1e-3) / 2)
-        for alpha, beta in ((0.3, 0.3), (0.1, 0.1), (0.1, 0.6), (0.6, 0.1)):
+        for alpha, beta in ((0.3, 0.3), *_PAIRS):
             starts.append([left + alpha * centre[0], left + beta * centre[1], alpha, beta, ceiling])
     return np.array(starts)
 
@@ -165,9 +165,16 @@ def _single_step_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 
 
 def _sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    floors, centres = (y.min(),), np.quantile(x, (0.1, 0.5, 0.9))
-    slopes = np.array([1.0, 4.0]) / max(np.std(x), 1e-9)
-    return np.array([[f - 1, c, k, 1.0] for f in floors for c in centres for k in slopes])
+    """Centres and slopes on a grid, height and foot by linear regression; the best come first."""
+    starts, centred = [], y - y.mean()
+    for centre in np.quantile(x, (0.1, 0.5, 0.9)):
+        for slope in np.array([0.5, 1.5, 4.0]) / max(np.std(x), 1e-9):
+            s = 1.0 / (1.0 + np.exp(-slope * (x - centre)))
+            height = np.clip(s @ centred / max(s @ (s - s.mean()), 1e-300), -1.0, 0.0)
+            foot = np.clip(y.mean() - height * s.mean(), 0.0, 1.0)
+            miss = np.sum((height * s + foot - y) ** 2)
+            starts.append((miss, [height, max(centre, 0.0), slope, foot]))
+    return np.array([start for _, start in sorted(starts)])
 
 
 def _log_sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:

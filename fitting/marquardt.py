@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 
 MAX_STEPS = 400
-_ROUND = 16  # steps between looks at what has settled
+_ROUND = 8  # steps between looks at what has settled
 _PATIENCE = 3  # steps in a row that gain next to nothing
-_LITTLE = 1e-10  # of the objective: a gain of next to nothing
+_LITTLE = 1e-11  # of the objective: a gain of next to nothing
 _STATIONARY = 1e-6  # largest component of the projected gradient
 _NEAR = 0.05  # of a bound: a parameter that is drawn to it is put there
-_FIRST_DAMPING = 0.1
-_DAMPINGS = np.array([0.1, 10.0])  # times the last good one: each step tries all
+_FIRST_DAMPING = 1e-3
+_DAMPINGS = np.array([0.02, 10.0])  # times the last good one: each step tries all
 
 
 class Problem(NamedTuple):

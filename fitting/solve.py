@@ -71,10 +71,8 @@ def solve(
     found = State.empty(len(job_problem), len(lower))
     converged = np.zeros(len(job_problem), bool)
 
-    at_work = Problem(
-        *(np.ones((_PLACES, _padded(m), *v.shape[2:])) for v in (x, y)),
-        np.zeros((_PLACES, _padded(m))),
-    )
+    x_at_work, y_at_work = (np.ones((_PLACES, _padded(m), *v.shape[2:])) for v in (x, y))
+    at_work = Problem(x_at_work, y_at_work, np.zeros((_PLACES, _padded(m))))
     state = State.empty(_PLACES, len(lower))
     place = np.full(_PLACES, -1)  # the job that each works on
     pivot = np.eye(len(lower)) if pivot is None else np.asarray(pivot, float)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fitting import converge
@@ -83,18 +84,22 @@ def _link_starts(data: Sequence[Points], link: Link) -> np.ndarray:
 def _one_by_one(data: Sequence[Points], chosen: np.ndarray) -> Fits:
     law, link = data[0].law, data[0].link
     laws = [[search_law(law, p.x[some], p.y[some])[:2] for p in data] for some in chosen]
-    first = [np.array([[fit[i] for fit in fits] for fits in laws]) for i in (0, 1)]
+    first, first_objective = _split(laws)
     if link is None:
-        return Fits(*first, None, None)
-    links = [
-        [
-            search_link(link, *with_anchor(link, p.feature[some[p.run]], p.accuracy[some[p.run]]))
-            for p in data
-        ]
-        for some in chosen
-    ]
-    second = [np.array([[fit[i] for fit in fits] for fits in links]) for i in (0, 1)]
-    return Fits(*first, *second)
+        return Fits(first, first_objective, None, None)
+    links = []
+    for some in chosen:
+        sets = [with_anchor(link, p.feature[some[p.run]], p.accuracy[some[p.run]]) for p in data]
+        links.append([search_link(link, x, y)[:2] for x, y in sets])
+    return Fits(first, first_objective, *_split(links))
+
+
+def _split(fits: list[list[tuple[np.ndarray, float]]]) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters (B, T, P) and objectives (B, T)."""
+    return (
+        np.array([[theta for theta, _ in row] for row in fits]),
+        np.array([[objective for _, objective in row] for row in fits]),
+    )
 
 
 def forecast(fits: Fits, data: Sequence[Points], x: np.ndarray, feature: np.ndarray) -> Forecasts:
@@ -107,12 +112,13 @@ def forecast(fits: Fits, data: Sequence[Points], x: np.ndarray, feature: np.ndar
         feature: their measured features, shape (T, G).
     """
     with jax.enable_x64():
+        theta, log_x = jnp.asarray(fits.first), jnp.log(x)
         of_goals = jax.vmap(data[0].law.log_mean)  # over tasks
-        first = np.exp(np.asarray(jax.vmap(of_goals, (0, None))(fits.first, np.log(x))))
-        unknown = np.full_like(first, np.nan)
+        first = jnp.exp(jax.vmap(of_goals, (0, None))(theta, log_x))
         if fits.second is None or data[0].link is None:
-            return Forecasts(first, unknown, unknown)
-        of_tasks = jax.vmap(data[0].link.mean)
-        second = np.asarray(jax.vmap(of_tasks)(fits.second, first))
-        through = np.asarray(jax.vmap(of_tasks, (0, None))(fits.second, feature))
-    return Forecasts(first, second, through)
+            unknown = np.full(first.shape, np.nan)
+            return Forecasts(np.asarray(first), unknown, unknown)
+        of_tasks, theta = jax.vmap(data[0].link.mean), jnp.asarray(fits.second)
+        second = jax.vmap(of_tasks)(theta, first)
+        through = jax.vmap(of_tasks, (0, None))(theta, jnp.asarray(feature))
+        return Forecasts(np.asarray(first), np.asarray(second), np.asarray(through))

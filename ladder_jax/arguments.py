@@ -76,10 +76,13 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
         "measure", "Turn runs into one measurement table.",
         "ladder measure --from olmo-ladder --out measurements.csv",
     )  # fmt: skip
-    measure.add_argument("--from", dest="source", default="runs", choices=["runs", "olmo-ladder"],
-                         help="runs: of `ladder train` and `run` (default)")  # fmt: skip
+    measure.add_argument("--from", dest="source", default="runs",
+                         choices=["runs", "olmo-ladder", "lm-eval"],
+                         help="runs: of `ladder train` and `run` (default); lm-eval: results of "
+                              "lm-evaluation-harness")  # fmt: skip
     measure.add_argument("--runs", metavar="DIR",
-                         help="the runs (olmo-ladder: default what was downloaded)")  # fmt: skip
+                         help="the runs (olmo-ladder: default what was downloaded; lm-eval: "
+                              "results and their runs.csv)")  # fmt: skip
     measure.add_argument("--out", required=True, metavar="FILE", help=".csv or .parquet")
     measure.add_argument("--strict", action="store_true", help="fail if any row is bad")
 

@@ -218,17 +218,21 @@ def _download(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    from ladder_jax import download, measure
+    from ladder_jax import download, lm_eval_results, measure, olmo_ladder
 
     if args.runs == "":
         raise InputError("--runs is empty: name a directory")
-    if args.source == "runs":
-        if args.runs is None:
-            raise InputError("--runs DIR is needed: where `ladder run` or `train` wrote")
-        frame = measure.from_runs(args.runs)
+    problems: list[Problem] = []
+    if args.source == "olmo-ladder":
+        frame, problems = olmo_ladder.from_olmo_ladder(args.runs or download.olmo_ladder())
+    elif args.runs is None:
+        wrote = {"runs": "`ladder run` or `train`", "lm-eval": "lm_eval --output_path"}
+        raise InputError(f"--runs DIR is needed: where {wrote[args.source]} wrote")
+    elif args.source == "lm-eval":
+        frame, problems = lm_eval_results.from_lm_eval(args.runs)
     else:
-        frame, problems = measure.from_olmo_ladder(args.runs or download.olmo_ladder())
-        _report(problems, args.strict)
+        frame = measure.from_runs(args.runs)
+    _report(problems, args.strict)
     table.write(frame, args.out)
     runs, tasks = frame["run"].nunique(), frame["task"].nunique()
     print(f"{args.out}: {len(frame):,} measurements of {runs} runs and {tasks} tasks")

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from ladder_jax import cli, download, measure
+from ladder_jax import cli, download, olmo_ladder
 from tests.test_measure import line, write
 
 COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict")
@@ -26,7 +26,7 @@ def test_measure_reports_and_strict_fails(tmp_path, capsys, monkeypatch):
     runs, out = tmp_path / "runs", tmp_path / "m.csv"
     runs.mkdir()
     write(runs, lines=[line(200), line(400).replace("0.31", "1.31")])
-    monkeypatch.setattr(measure, "PUBLISHED", set())
+    monkeypatch.setattr(olmo_ladder, "PUBLISHED", set())
     ask = ["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out", str(out)]
     assert cli.main([*ask, "--strict"]) == 2
     assert not out.exists()

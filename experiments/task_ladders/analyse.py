@@ -143,7 +143,7 @@ def _forecast(study: Study, name: str, variants: tuple[str, ...]) -> Result:
 
 
 def multiple_choice(study: Study) -> Result:
-    """Multiple-choice format beside rank choice, for the runs that were scored in both."""
+    """MC format (the choices listed, a letter scored) beside RC, for runs that have both."""
     table, rows = study.table[study.table["metric"].isin(["acc", "acc_per_char"])], []
     both_scored = table.loc[table["task"].str.contains("_mc_"), "run"].unique()
     for task in CHANCE:
@@ -151,18 +151,17 @@ def multiple_choice(study: Study) -> Result:
         for run in both_scored:
             ours = table[table["run"] == run]
             sides = [ours[ours["task"] == t].set_index("n_tokens")["value"] for t in (task, other)]
-            both = pd.concat(sides, axis=1, keys=["rank_choice", "multiple_choice"]).dropna()
+            both = pd.concat(sides, axis=1, keys=["rc", "mc"]).dropna()
             rows.append(both.reset_index().assign(run=run, task=task))
     frame = pd.concat(rows, ignore_index=True)
-    frame = frame[["task", "run", "n_tokens", "rank_choice", "multiple_choice"]]
+    frame = frame[["task", "run", "n_tokens", "rc", "mc"]]
     last = frame.groupby(["run", "task"], sort=False).tail(5).groupby("run", sort=False)
     lines = [
-        f"{run}: mean over {group['task'].nunique()} tasks: rank choice "
-        f"{100 * group['rank_choice'].mean():.1f} %, multiple choice "
-        f"{100 * group['multiple_choice'].mean():.1f} %"
+        f"{run}: mean over {group['task'].nunique()} tasks: RC {100 * group['rc'].mean():.1f} %, "
+        f"MC {100 * group['mc'].mean():.1f} %"
         for run, group in last
     ]
-    lines.append("no ladder run was published in multiple-choice format: nothing can be fitted")
+    lines.append("no ladder run was published in MC format: nothing can be fitted")
     return Result({"multiple_choice": frame}, {"multiple_choice": figures.formats(frame)}, lines)
 
 
@@ -183,7 +182,7 @@ def variance(study: Study) -> Result:
         "the eight forecast": frame["task"].isin(MAIN_TASKS),
         "all ten": pd.Series(True, index=frame.index),
     }
-    errors = [c for c in frame if c.startswith(("step1_", "step2_", "chained_"))]
+    errors = [str(c) for c in frame if str(c).startswith(("step1_", "step2_", "chained_"))]
     found = noise.correlations(frame, ["loss_sd", "acc_sd"], errors, groups)
     lines = [
         f"r(loss SD, {row['error']}) over {row['tasks']}: {row['r']:.2f} (p = {row['p']:.3g})"
@@ -215,7 +214,7 @@ def set_size(study: Study) -> Result:
 def compute_vs_error(study: Study) -> Result:
     """Error at 7B-4T of ladders cut by size, by token multiple and by FLOPs of a run."""
     data = study.data("bpb")
-    labels, chosen = _cuts(data[0].final)
+    labels, chosen = cuts(data[0].final)
     goals = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
     x = np.array([[[goal["n_params"], goal["n_tokens"]]] for goal in goals])
     loss = np.array([[goal["loss"]] for goal in goals])
@@ -243,17 +242,18 @@ def compute_vs_error(study: Study) -> Result:
                 }
             )
     frame = pd.DataFrame(rows)
-    by = frame.groupby(["method", "vary", "value", "n_runs"], sort=False)["chained"].mean()
+    by = frame.groupby(["vary", "value", "n_runs"], sort=False)["chained"].mean().reset_index()
     lines = [
-        f"{method}, {vary} up to {value} ({n} runs): mean chained error {100 * error:.1f} %"
-        for (method, vary, value, n), error in by.items()
-        if vary != "flops"
+        f"{method}, {row['vary']} up to {row['value']} ({row['n_runs']} runs): "
+        f"mean chained error {100 * row['chained']:.1f} %"
+        for row in by.to_dict("records")
+        if row["vary"] != "flops"
     ]
     drawn = {"compute_vs_error": figures.compute_vs_error(frame, study.methods[-1])}
     return Result({"compute_vs_error": frame}, drawn, lines)
 
 
-def _cuts(final: pd.DataFrame) -> tuple[list[tuple[str, Any]], np.ndarray]:
+def cuts(final: pd.DataFrame) -> tuple[list[tuple[str, Any]], np.ndarray]:
     """Subsets of the runs: (what is cut, up to where), and booleans of shape (B, R)."""
     sizes = dict.fromkeys(final.sort_values("n_params")["size"])
     up_to = {size: final.loc[final["size"] == size, "n_params"].iloc[0] for size in sizes}
@@ -298,9 +298,9 @@ def design(study: Study) -> Result:
     sizes = frame.assign(error=frame["error"].abs(), loss_error=frame["loss_error"].abs())
     by = sizes.groupby(["split", "choice"], sort=False)[["error", "loss_error"]].mean()
     lines = [
-        f"{split}: {choice}: {100 * row['error']:.2f} points"
+        f"{row['split']}: {row['choice']}: {100 * row['error']:.2f} points"
         + (f", loss {100 * row['loss_error']:.2f} %" if row["loss_error"] >= 0 else "")
-        for (split, choice), row in by.iterrows()
+        for row in by.reset_index().to_dict("records")
     ]
     return Result({"design": frame}, {"design": figures.design(frame)}, lines)
 

@@ -16,7 +16,7 @@ _STEPS = {"step1": "tab:blue", "step2": "tab:orange", "chained": "black"}
 
 
 def formats(frame: pd.DataFrame) -> Figure:
-    """Multiple-choice accuracy against rank choice, a dot an evaluation."""
+    """Accuracy in MC format against RC, a dot an evaluation."""
     fig = Figure(figsize=(5.2, 4.8), layout="constrained")
     ax = fig.subplots()
     for (run, task), group in frame.groupby(["run", "task"], sort=False):
@@ -24,16 +24,16 @@ def formats(frame: pd.DataFrame) -> Figure:
         colour = "tab:red" if run == "7B-4T" else "tab:orange"
         label = run if task == frame["task"].iloc[0] else None
         ax.scatter(
-            group["rank_choice"], group["multiple_choice"], s=14, alpha=0.6, lw=0, color=colour,
+            group["rc"], group["mc"], s=14, alpha=0.6, lw=0, color=colour,
             label=label,
         )  # fmt: skip
         if run == frame["run"].iloc[-1]:
-            where = (last["rank_choice"], last["multiple_choice"])
+            where = (last["rc"], last["mc"])
             ax.annotate(
                 task_title(str(task)), where, (4, 3), textcoords="offset points", fontsize=7
             )
     ax.axline((0.5, 0.5), slope=1, color="0.7", lw=1, zorder=0)
-    ax.set(xlabel="rank choice", ylabel="multiple choice", title="One test, two formats")
+    ax.set(xlabel="accuracy, RC", ylabel="accuracy, MC", title="One test, two formats")
     _percent(ax)
     ax.legend(fontsize=8, frameon=False)
     return fig

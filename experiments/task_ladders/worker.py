@@ -9,12 +9,12 @@ from pathlib import Path
 from experiments.task_ladders import analyse
 from experiments.task_ladders.study import Study
 from fitting import table
-from ladder_jax import measure
+from ladder_jax import olmo_ladder
 
 
 @functools.cache
 def _study(runs: str, methods: tuple[str, ...]) -> Study:
-    frame, problems = measure.from_olmo_ladder(runs)
+    frame, problems = olmo_ladder.from_olmo_ladder(runs)
     for problem in problems:
         print(problem, file=sys.stderr)
     return Study(frame, methods)

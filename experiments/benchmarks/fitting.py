@@ -1,0 +1,179 @@
+"""The 384 fits of compute against error: ours against a plain scipy loop of the same objective.
+
+Command:  python -m experiments.benchmarks.fitting
+Hardware: one CPU core.  Time: about a minute.
+Expected: README.md of this folder.
+
+Eight tasks, 24 cut ladders, two steps.  Both sides take one start a fit; the loop has gradients by
+hand in plain numpy.  CPU seconds, one core, one thread.  `cold` is the first call of a process
+that has nothing compiled, `warm` the median of the calls after it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+from tqdm import tqdm
+
+from experiments.task_ladders.analyse import cuts
+from experiments.task_ladders.study import Study
+from fitting import converge
+from fitting.gather import Points
+from fitting.laws import CHINCHILLA, SIGMOID
+from fitting.objectives import HUBER_DELTA
+from fitting.table import InputError
+from ladder_jax import download
+from ladder_jax.olmo_ladder import from_olmo_ladder
+
+_WARM_CALLS = 5
+_SAME = 1 + 1e-5
+
+
+def huber_and_gradient(
+    p: np.ndarray, log_n: np.ndarray, log_d: np.ndarray, log_y: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The objective of step 1 in plain numpy: its value and gradient, shape (5,)."""
+    a, b = np.exp(p[0] - p[2] * log_n), np.exp(p[1] - p[3] * log_d)
+    fitted = a + b + p[4]
+    r = np.log(fitted) - log_y
+    size = np.abs(r)
+    value = np.where(size < HUBER_DELTA, r**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2)).sum()
+    pull = np.clip(r, -HUBER_DELTA, HUBER_DELTA) / fitted
+    gradient = [pull @ a, pull @ b, -(pull @ (a * log_n)), -(pull @ (b * log_d)), pull.sum()]
+    return value, np.array(gradient)
+
+
+def sigmoid(x: np.ndarray, a: float, x0: float, k: float, b: float) -> np.ndarray:
+    """The curve of step 2 in plain numpy."""
+    return a / (1 + np.exp(-k * (x - x0))) + b
+
+
+def loop(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Minima of both steps, each of shape (B, T), one fit after the other."""
+    first, second = np.empty((len(chosen), len(data))), np.empty((len(chosen), len(data)))
+    bounds = list(zip(*CHINCHILLA.bounds, strict=True))
+    options: Any = {"ftol": 0, "gtol": 1e-10, "maxiter": 10**6, "maxfun": 10**6}
+    for b, runs in enumerate(tqdm(chosen, desc="scipy", disable=None, leave=False)):
+        for t, p in enumerate(data):
+            points = (*np.log(p.x[runs]).T, np.log(p.y[runs]))
+            first[b, t] = scipy.optimize.minimize(
+                huber_and_gradient, CHINCHILLA.start, points, "L-BFGS-B", jac=True, bounds=bounds,
+                options=options,
+            ).fun  # fmt: skip
+            some = runs[p.run]
+            x, y = np.append(p.feature[some], 0.0), np.append(p.accuracy[some], 1.0)
+            found, _ = scipy.optimize.curve_fit(
+                sigmoid, x, y, SIGMOID.start, bounds=SIGMOID.bounds, maxfev=500_000
+            )
+            second[b, t] = ((sigmoid(x, *found) - y) ** 2).sum()
+    return first, second
+
+
+def ours(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same minima, all at once."""
+    weights = np.asarray(chosen, float)
+    starts = np.array([
+        [CHINCHILLA.starts(np.log(p.x[runs]), np.log(p.y[runs]))[:1] for p in data]
+        for runs in chosen
+    ])  # fmt: skip
+    first = converge.laws(data, weights, starts)
+    link_starts = np.tile(SIGMOID.start, (len(data), 1, 1))
+    second = converge.links(data, SIGMOID, weights, link_starts)
+    return first.objective, 2 * second.objective
+
+
+def _timed(function: Callable, *args: Any) -> tuple[Any, float]:
+    begin = time.process_time()
+    found = function(*args)
+    return found, time.process_time() - begin
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints a JSON line a measurement, and last the ratios."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.fitting", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python -m experiments.benchmarks.fitting",
+    )  # fmt: skip
+    parser.add_argument("--runs", metavar="DIR", help="the CSVs (default: what was downloaded)")
+    args = parser.parse_args(arguments)
+    runs = args.runs or str(download.olmo_ladder())
+    process = multiprocessing.get_context("spawn").Process(target=_measure, args=(runs,))
+    with _one_thread():  # of the process: waiting threads would count as CPU seconds
+        process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(process.exitcode)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One core, one thread and nothing compiled for the processes that start meanwhile."""
+    cores, before = os.sched_getaffinity(0), dict(os.environ)
+    os.sched_setaffinity(0, {min(cores)})
+    os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "MKL", "OMP")}
+    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _measure(runs: str) -> None:
+    frame, _ = from_olmo_ladder(runs)
+    gathered = Study(frame).data("bpb")
+    data = [d.points for d in gathered]
+    _, chosen = cuts(gathered[0].final)
+    np.seterr(all="ignore")  # the loop strays where exp overflows
+    _check_gradient(data[0])
+    n = 2 * chosen.shape[0] * len(data)
+
+    (mine, cold), warm = _timed(ours, data, chosen), []
+    for _ in range(_WARM_CALLS):
+        mine, seconds = _timed(ours, data, chosen)
+        warm.append(seconds)
+    theirs, plain = _timed(loop, data, chosen)
+    settled = chosen.sum(axis=1) > len(CHINCHILLA.params)  # fewer runs only interpolate
+    no_worse = [
+        float(np.mean(mine[0][settled] <= theirs[0][settled] * _SAME)),
+        float(np.mean(mine[1] <= theirs[1] * _SAME)),
+    ]
+    for side, seconds in (
+        ("scipy loop", plain), ("ours, cold", cold), ("ours, warm", float(np.median(warm))),
+    ):  # fmt: skip
+        print(json.dumps({"side": side, "fits": n, "cpu_s": round(seconds, 3)}))
+    print(json.dumps({"step1_no_worse": no_worse[0], "step2_no_worse": no_worse[1]}))
+    ratios = {"warm": plain / float(np.median(warm)), "cold": cold / plain}
+    print(json.dumps({
+        "loop_over_ours_warm": round(ratios["warm"], 1),
+        "ours_cold_over_loop": round(ratios["cold"], 2),
+    }))  # fmt: skip
+
+
+def _check_gradient(p: Points) -> None:
+    log_n, log_d = np.log(p.x).T
+    off = scipy.optimize.check_grad(
+        lambda q: huber_and_gradient(q, log_n, log_d, np.log(p.y))[0],
+        lambda q: huber_and_gradient(q, log_n, log_d, np.log(p.y))[1],
+        CHINCHILLA.start,
+    )
+    assert off < 1e-6, off
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as e:
+        sys.exit(f"python -m experiments.benchmarks.fitting: {e}")

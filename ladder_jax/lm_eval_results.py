@@ -1,0 +1,298 @@
+"""Importer of the results that lm-evaluation-harness writes (`lm_eval --output_path DIR`).
+
+Results hold accuracies, but neither metadata nor bits per byte of choices.  Metadata comes from a
+`runs.csv` in the same directory, never from names.  Bits per byte come from the log of documents
+(`lm_eval --log_samples`) where it lies beside the results; without it, forecast in one step
+(`ladder predict --steps one`).
+
+Prompts are the harness's own, hence labels of their own: `arc_easy_lmeval_5shot`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fitting.table import (
+    COLUMNS,
+    INTEGER_COLUMNS,
+    TEXT_COLUMNS,
+    InputError,
+    Problem,
+    check_value,
+    fail_if,
+    read_rows,
+    to_numbers,
+    validate,
+)
+from ladder_jax.eval import metrics
+
+INDEX = "runs.csv"
+METADATA = (
+    "run", "size", "multiple", "seed", "step", "n_params", "n_params_total", "n_tokens", "flops",
+    "lr", "lr_peak",
+)  # fmt: skip
+HEADER = ("file", *METADATA)  # of runs.csv; file and run are required
+_METRICS = {
+    "acc": "acc",
+    "acc_norm": "acc_per_char",
+    "acc_bytes": "acc_per_byte",
+    "acc_mutual_info": "acc_uncond",
+    "bits_per_byte": "lm_bpb",
+}
+# With no delimiter between prompt and choice, a choice brings its space itself and it is counted.
+_METRICS_UNDELIMITED = {
+    "acc": "acc",
+    "acc_norm": "acc_per_char_with_space",
+    "acc_mutual_info": "acc_uncond",
+}
+
+
+def from_lm_eval(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """Imports results of lm-evaluation-harness 0.4 and later.
+
+    Args:
+        directory: holds results at any depth (`results*.json`, or as `runs.csv` names them), and
+            `runs.csv`: a row a results file, with columns `HEADER`, of which all but `file`
+            (relative to the directory) and `run` may be missing or empty.
+
+    Returns:
+        The measurement table, and a problem for each file, row or cell set aside.  A task of
+        choices whose documents were logged has every metric of `ladder_jax.eval.metrics` that
+        needs no tokenizer; a group of tasks has accuracies alone.
+
+    Raises:
+        InputError: there are no results or no `runs.csv`, or nothing in them can be used.
+    """
+    directory = Path(directory)
+    found = {os.path.abspath(path): path for path in sorted(directory.rglob("results*.json"))}
+    if not (directory / INDEX).is_file():
+        if not found:
+            text = "holds no results*.json; lm_eval --output_path writes them"
+            raise InputError(f"{directory}: {text}")
+        first = next(iter(found.values())).relative_to(directory)
+        raise InputError(
+            f"{directory / INDEX}: is missing: write a row for each results file, such as {first}, "
+            f"under the header {','.join(HEADER)}"
+        )
+    listed, problems = _read_index(directory)
+    rows = []
+    for row in listed.to_dict("records"):
+        found.pop(os.path.abspath(row["file"]), None)
+        cells, bad = _read_results(row["file"])
+        problems += bad
+        rows += [row | cell for cell in cells]
+    unlisted = f"is not in {directory / INDEX}: add its row"
+    problems += [Problem(str(path), None, unlisted) for path in found.values()]
+    if not rows:
+        fail_if(problems, strict=True)
+    frame, twice = _once(pd.DataFrame(rows))
+    frame = frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
+    return frame.loc[:, list(COLUMNS)], problems + twice
+
+
+def _read_index(directory: Path) -> tuple[pd.DataFrame, list[Problem]]:
+    """The usable rows of runs.csv: `file` as a path, and `METADATA`."""
+    path = directory / INDEX
+    raw, problems = read_rows(path, ("file", "run"))
+    for column in raw.columns:
+        if column not in HEADER:
+            unknown = f"column {column!r} is unknown: remove it, or use {', '.join(HEADER)}"
+            problems.append(Problem(str(path), 1, unknown))
+    raw = raw.reindex(columns=list(HEADER), fill_value="").apply(lambda cells: cells.str.strip())
+    rows = raw.loc[:, [column for column in METADATA if column in TEXT_COLUMNS]]
+    wrong: dict[int, str] = {}
+    for column in METADATA:
+        if column in TEXT_COLUMNS:
+            continue
+        rows[column], bad = to_numbers(raw[column])
+        for line in raw.index[bad]:
+            wrong.setdefault(line, f"{column} is {raw.at[line, column]!r}: write a number")
+    rows["file"] = [directory / name for name in raw["file"]]
+    for line in rows.index[[not file.is_file() for file in rows["file"]]]:
+        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} is not there: mend its path")
+    for line in rows.index[rows["file"].map(os.path.abspath).duplicated()]:
+        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} stands twice: remove one row")
+    rows = rows.drop(index=list(wrong))
+    task = raw.loc[rows.index, "file"]
+    as_table = rows.assign(task=task, metric="acc", value=0.0, n_examples=np.nan)
+    for problem in [] if rows.empty else validate(as_table):  # what would spoil the table
+        wrong[rows.index[(problem.row or 2) - 2]] = problem.message
+    problems += [Problem(str(path), int(line), wrong[line]) for line in sorted(wrong)]
+    return rows.drop(index=rows.index.intersection(list(wrong))), problems
+
+
+def _once(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """The first of cells that stand for the same measurement, and a problem for each later file."""
+    when = frame["step"].where(frame["step"].notna(), frame["n_tokens"])
+    keys = [frame["run"], when, frame["task"], frame["metric"]]
+    first = frame["file"].groupby(keys, dropna=False).transform("first")
+    twice = pd.concat(keys, axis=1).duplicated()
+    problems = []
+    for (file, before), cells in frame[twice].groupby(["file", first[twice]], sort=False):
+        cell, more = cells.iloc[0], f" and {len(cells) - 1} more" if len(cells) > 1 else ""
+        text = f"{cell['metric']} of {cell['task']!r}{more}: {before} has the same for run "
+        text += f"{cell['run']!r} at this step; give another step, or remove one from {INDEX}"
+        problems.append(Problem(str(file), None, text))
+    return frame[~twice], problems
+
+
+def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """(task, metric, value, n_examples) of one results file and of the logs beside it."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        return [], [Problem(str(path), None, f"cannot be read: {e.strerror}")]
+    except ValueError as e:
+        return [], [Problem(str(path), None, f"is no whole JSON ({e}): copy it again")]
+    if not isinstance(content, dict) or not _part(content, "results"):
+        return [], [Problem(str(path), None, "holds no 'results': did lm_eval write it?")]
+    cells, problems = [], []
+    for name in _part(content, "results"):
+        n_examples = _n_examples(content, name)
+        values, bad = _values(content, name)
+        problems += [Problem(str(path), None, f"results of {name!r}: {text}") for text in bad]
+        log = path.parent / f"samples_{name}_{path.stem.rpartition('_')[2]}.jsonl"
+        if _scores_choices(content, name) and log.is_file():
+            try:
+                values |= _of_log(log, n_examples)
+            except InputError as e:
+                problems.append(Problem(str(log), None, str(e)))
+        shots = _shots(content, name)
+        if shots is None and values:
+            text = f"'n-shot' has no one number for {name!r}, and its label needs it: write it"
+            problems.append(Problem(str(path), None, text))
+            continue
+        cell = {"task": f"{name.strip()}_lmeval_{shots}shot", "n_examples": n_examples}
+        cells += [cell | {"metric": metric, "value": value} for metric, value in values.items()]
+    if not cells and not problems:
+        text = f"holds none of {', '.join(_METRICS)}: leave it out of {INDEX}"
+        problems.append(Problem(str(path), None, text))
+    return cells, problems
+
+
+def _values(content: dict[str, Any], name: str) -> tuple[dict[str, float], list[str]]:
+    """Our metric -> value of one task or group, and what is wrong with the others."""
+    configs = _part(content, "configs")
+    undelimited = any(
+        _part(configs, leaf).get("target_delimiter") == "" for leaf in _leaves(content, name)
+    )
+    ours = _METRICS_UNDELIMITED if undelimited else _METRICS
+    values, bad = {}, []
+    for key, value in _part(content["results"], name).items():
+        metric, _, chosen = key.partition(",")
+        if metric not in ours or chosen != "none":  # other filters extract answers from texts
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            bad.append(f"{key!r} is {value!r}: write a number")
+        elif wrong := check_value(ours[metric], value):
+            bad.append(f"{key!r}: {wrong}")
+        else:
+            values[ours[metric]] = float(value)
+    return values, bad
+
+
+def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
+    part = content.get(key)
+    return part if isinstance(part, dict) else {}
+
+
+def _leaves(content: dict[str, Any], name: str) -> list[str]:
+    """The tasks of a group; a task is its own."""
+    children = _part(content, "group_subtasks").get(name) or []
+    return [leaf for child in children for leaf in _leaves(content, child)] or [name]
+
+
+def _shots(content: dict[str, Any], name: str) -> int | None:
+    """Examples in the prompt; None if unknown, or if the tasks of a group differ."""
+    known = _part(content, "n-shot")
+    shots = [known.get(n) for n in ([name] if name in known else _leaves(content, name))]
+    alike = type(shots[0]) is int and all(n == shots[0] for n in shots)
+    return shots[0] if alike else None
+
+
+def _n_examples(content: dict[str, Any], name: str) -> float:
+    """Documents measured, over all tasks of a group; NaN if unknown."""
+    known = _part(content, "n-samples")
+    counts = [_part(known, leaf).get("effective") for leaf in _leaves(content, name)]
+    whole = [n for n in counts if isinstance(n, int)]
+    return float(sum(whole)) if len(whole) == len(counts) else math.nan
+
+
+def _scores_choices(content: dict[str, Any], name: str) -> bool:
+    """Whether a task compares choices, by the harness's own rule and not by code of its own."""
+    config = _part(_part(content, "configs"), name)
+    own = config.get("process_results") is not None
+    return config.get("output_type") == "multiple_choice" and not own
+
+
+def _of_log(path: Path, n_examples: float) -> dict[str, float]:
+    """Metrics of one task from the log of its documents, by our own definitions.
+
+    Args:
+        path: JSON lines, a document each, with the log-likelihood of every choice in nats.
+        n_examples: documents that the results count; NaN if they do not say.
+
+    Returns:
+        Metric -> value; nothing for a task that varies the prompt and not the choice (Winogrande),
+        or whose log does not tell the right choice.
+
+    Raises:
+        InputError: the log is damaged or cut, or contradicts the accuracies that it holds.
+    """
+    rows: list[dict[str, Any]] = []
+    count = 0
+    with open(path, encoding="utf-8") as f:
+        for number, line in enumerate(f, start=1):
+            try:
+                document = json.loads(line)
+                if document.get("filter", "none") == "none":
+                    rows += _choices(document, count)
+                    count += 1
+            except (ValueError, LookupError, TypeError, AttributeError):
+                text = f"row {number} holds no choices with log-likelihoods: copy the log again"
+                raise InputError(text) from None
+    if not math.isnan(n_examples) and count != n_examples:
+        text = f"holds {count} documents where the results count {n_examples:.0f}: copy it again"
+        raise InputError(text)
+    frame = pd.DataFrame(rows)
+    if frame.empty or frame.groupby("doc").size().min() < 2:
+        return {}
+    best = frame.groupby("doc")["loglik"].idxmax()
+    told = [r for r in ("numbered", "spelled") if (frame.groupby("doc")[r].sum() == 1).all()]
+    for reading in told:
+        chosen = frame.loc[best]
+        if (chosen["acc"].isna() | (chosen["acc"] == chosen[reading])).all():
+            values = metrics.of_task(frame.assign(gold=frame[reading]))
+            return {m: v for m, v in values.items() if m != "acc_per_token"}  # tokens are unknown
+    if told:
+        raise InputError("its log-likelihoods do not give the acc beside them: remove the log")
+    return {}
+
+
+def _choices(document: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """A row a choice, for `metrics.of_task`; `numbered` or `spelled` mark the right one."""
+    given = document["arguments"]
+    requests = [given[f"gen_args_{k}"] for k in range(len(given))]
+    rows = []
+    for k, request in enumerate(requests):
+        if request["arg_0"] != requests[0]["arg_0"]:  # acc_mutual_info asks again without prompt
+            break
+        choice, loglik = request["arg_1"], float(document["filtered_resps"][k][0])
+        text = choice.removeprefix(" ")
+        if not text or not -math.inf < loglik < 1e-3:  # above 0 by rounding at most
+            raise ValueError
+        rows.append({
+            "doc": number, "choice": k, "loglik": loglik, "n_chars": len(text),
+            "n_bytes": len(text.encode()), "leading_space": len(choice) - len(text),
+            "n_tokens": 1, "acc": float(document.get("acc", math.nan)),
+            "numbered": document["target"] == str(k),
+            "spelled": document["target"].strip() == choice.strip(),
+        })  # fmt: skip
+    return rows
