@@ -297,7 +297,8 @@ def _print_warnings(forecasts: list[Any]) -> None:
     from fitting import diagnose
 
     for warning, tasks in diagnose.warnings(forecasts).items():
-        print(f"note: {warning}: {', '.join(tasks)}")
+        every = len(tasks) == len(forecasts) > 1
+        print(f"note: {warning}: {'all tasks' if every else ', '.join(tasks)}")
 
 
 def _report(problems: list[Problem], strict: bool) -> None:
