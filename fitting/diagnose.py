@@ -47,8 +47,9 @@ def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def fit_error(fit: Fit, x: np.ndarray, y: np.ndarray) -> float:
-    """Mean relative error of a curve over its points, x as `predict` takes it."""
-    return float(np.mean(np.abs(predict(fit.curve, fit.theta, x) - y) / y))
+    """Mean relative error of a curve over its positive points, x as `predict` takes it."""
+    some = y > 0
+    return float(np.mean(np.abs(predict(fit.curve, fit.theta, x[some]) / y[some] - 1)))
 
 
 def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:

@@ -109,7 +109,7 @@ def _from_resamples(
     levels: Sequence[float],
 ) -> Outcome:
     """Draws of losses and accuracies from parameters of shape (B, P) and residual noise."""
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng([_SEED, 1])  # other draws than the weights'
     n_runs = len(points.y)
     log_losses = _evaluate(points.law.log_mean, first, np.log(points.goals))
     dof = max(1, n_runs - len(points.law.params))

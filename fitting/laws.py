@@ -150,9 +150,9 @@ def _power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
 def _rising_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
     centre, y = log_x.mean(axis=0), np.exp(log_y)
     starts = []
-    for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0, 1.5):
-        left = np.log(max(ceiling - y.mean(), 1e-3) / 2)
-        for alpha, beta in ((0.3, 0.3), *_PAIRS):
+    for alpha, beta in dict.fromkeys(((0.3, 0.3), (0.1, 0.1), (0.1, 0.6), *_PAIRS)):
+        for ceiling in (y.max() + 0.5 * np.ptp(y), 1.0, 1.5):
+            left = np.log(max(ceiling - y.mean(), 1e-3) / 2)
             starts.append([left + alpha * centre[0], left + beta * centre[1], alpha, beta, ceiling])
     return np.array(starts)
 

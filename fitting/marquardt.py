@@ -83,7 +83,8 @@ def advance(
     identity = jnp.eye(len(lower))
 
     def residuals(theta: jax.Array) -> jax.Array:
-        return mean(theta, x) - y
+        # A point of weight 0 may lie where the curve is undefined.
+        return jnp.where(weight > 0, mean(theta, x) - y, 0.0)
 
     def slope_along(theta: jax.Array, move: jax.Array) -> jax.Array:
         return jax.jvp(residuals, (theta,), (move,))[1]
@@ -92,7 +93,7 @@ def advance(
         size = jnp.abs(residuals(theta))
         inner = jnp.minimum(size, delta)
         each = inner * jnp.where(size > delta, size - 0.5 * delta, 0.5 * size)
-        value = jnp.sum(jnp.where(weight > 0, weight * each, 0.0))
+        value = jnp.sum(weight * each)
         return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     def step(state: State) -> State:

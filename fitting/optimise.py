@@ -66,7 +66,8 @@ def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
     Returns:
         Parameters, the Huber sum, and whether the gradient has vanished.
     """
-    theta, value, stationary = _search_law(law, np.shape(x), x.tobytes(), y.tobytes())
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    theta, value, stationary = _search_law(law, x.shape, x.tobytes(), y.tobytes())
     return theta.copy(), value, stationary
 
 

@@ -119,6 +119,8 @@ def forecast(
     for goal in goals:
         if goal.name in runs:
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
+    if not tasks:
+        raise InputError("--tasks names none: give labels, or main")
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     protocol = PAPER[feature or "bpb"]
     tasks_data = [gather(table, task, runs, goals, protocol, law) for task in dict.fromkeys(labels)]

@@ -15,7 +15,7 @@ from fitting.laws import Link
 from fitting.optimise import search_law, search_link, with_anchor
 from fitting.table import InputError
 
-_STARTS = 5  # of a law, the first of its own
+_STARTS = 9  # of a law, the first of its own
 
 
 class Fits(NamedTuple):
@@ -72,13 +72,19 @@ def fit(data: Sequence[Points], chosen: np.ndarray, method: str) -> Fits:
     first = converge.laws(data, weights, starts)
     if link is None:
         return Fits(first.theta, first.objective, None, None)
-    second = converge.links(data, link, weights, _link_starts(data, link))
+    second = converge.links(data, link, weights, _link_starts(data, link, chosen))
     return Fits(first.theta, first.objective, second.theta, 2 * second.objective)
 
 
-def _link_starts(data: Sequence[Points], link: Link) -> np.ndarray:
-    own = [link.starts(points.feature, points.accuracy) for points in data]
-    return np.array([np.concatenate([link.start[None], starts]) for starts in own])
+def _link_starts(data: Sequence[Points], link: Link, chosen: np.ndarray) -> np.ndarray:
+    """Shape (B, T, S, Q), from each subset's own checkpoints."""
+    return np.array([
+        [
+            [link.start, *link.starts(p.feature[some[p.run]], p.accuracy[some[p.run]])[:_STARTS]]
+            for p in data
+        ]
+        for some in chosen
+    ])  # fmt: skip
 
 
 def _one_by_one(data: Sequence[Points], chosen: np.ndarray) -> Fits:

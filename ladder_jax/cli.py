@@ -239,10 +239,16 @@ def _measure(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    if Path(args.out).suffix != ".csv":
-        raise InputError(f"--out {args.out!r} must end in .csv")
-    if Path(args.out).resolve() == Path(args.measurements).resolve():
-        raise InputError("--out is the measurements themselves: name another file")
+    taken = {Path(args.measurements).resolve(): "the measurements"}
+    for flag, name in (("--out", args.out), ("--fits", args.fits)):
+        if name is None:
+            continue
+        if Path(name).suffix != ".csv":
+            raise InputError(f"{flag} {name!r} must end in .csv")
+        path = Path(name).resolve()
+        if path in taken:
+            raise InputError(f"{flag} is {taken[path]}: name another file")
+        taken[path] = flag
     frame, problems = table.read(args.measurements)
     _report(problems, args.strict)
 

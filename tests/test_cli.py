@@ -146,3 +146,13 @@ def test_published_checksums(public_data):
     for name, sha256 in download.OLMO_LADDER_SHA256.items():
         content = (public_data / "olmo_ladder_runs" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == sha256
+
+
+def test_fits_never_overwrite_what_is_read_or_written(tmp_path, capsys):
+    measurements = tmp_path / "m.csv"
+    measurements.write_text("kept")
+    ask = ["predict", "--measurements", str(measurements), "--train", "a", "--target", "b"]
+    for fits, line in ((str(measurements), "the measurements"), (str(tmp_path / "p.csv"), "--out")):
+        assert cli.main([*ask, "--out", str(tmp_path / "p.csv"), "--fits", fits]) == 2
+        assert f"--fits is {line}: name another file" in capsys.readouterr().err
+    assert measurements.read_text() == "kept"

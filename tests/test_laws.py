@@ -130,3 +130,11 @@ def test_the_variance_of_a_huber_location_fit(k):
             (np.abs(samples - centre[:, None]) < k).sum(axis=1), 5
         )
     assert centre.var() * 50 == pytest.approx(huber_inflation(k, 1.0), rel=0.12)
+
+
+def test_whole_numbers_are_numbers():
+    n = np.array([[10, 1000], [10, 2000], [20, 1000], [20, 4000], [40, 1000], [40, 8000]])
+    y = np.array([9, 8, 7, 6, 5, 4])
+    whole, real = fit_law(CHINCHILLA, n, y), fit_law(CHINCHILLA, n.astype(float), y.astype(float))
+    np.testing.assert_array_equal(whole.theta, real.theta)
+    assert whole.theta.any()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fitting import solve
-from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SIGMOID
 from fitting.objectives import HUBER_DELTA
 from fitting.optimise import fit_law, fit_link, predict
 
@@ -119,3 +119,28 @@ def test_interpolation_with_fewer_points_than_parameters_ends():
     weights[0, :3] = 1
     found = solve_law(observed(0.05), weights)
     assert found.objective[0] < 1e-12
+
+
+def test_points_of_weight_zero_are_as_good_as_absent():
+    """Twelve runs are padded to sixteen with points where this law has no logarithm."""
+    x, theta = X[:12], np.array([2.0, 2.0, 0.15, 0.17, 0.95])
+    y = predict(RISING, theta, x) * np.exp(0.005 * RNG.standard_normal(12))
+    starts = RISING.starts(np.log(x), np.log(y))[None]
+
+    def fit(log_x, log_y, weights):
+        return solve.solve(
+            RISING.log_mean, RISING.bounds, starts, log_x[None], log_y[None], weights[None],
+            HUBER_DELTA, RISING.pivot(np.log(x)),
+        ).objective[0]  # fmt: skip
+
+    padded = fit(np.log(x), np.log(y), np.ones(12))
+    inside = np.concatenate([np.log(x), np.log(x[:4])])
+    within = fit(inside, np.concatenate([np.log(y), np.log(y[:4])]), np.repeat([1.0, 0.0], (12, 4)))
+    assert padded == pytest.approx(within, rel=1e-4)
+    assert padded <= weighted_sum(RISING, theta, x, y)
+
+
+def weighted_sum(law, theta, x, y):
+    r = np.abs(np.log(predict(law, theta, x)) - np.log(y))
+    inner = np.minimum(r, HUBER_DELTA)
+    return np.sum(inner * (r - inner / 2))

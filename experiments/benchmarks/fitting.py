@@ -4,7 +4,8 @@ Command:  python -m experiments.benchmarks.fitting
 Hardware: one CPU core.  Time: about a minute.
 Expected: README.md of this folder.
 
-Eight tasks, 24 cut ladders, two steps.  Both sides take one start a fit; the loop has gradients by
+Eight tasks, 24 cut ladders, two steps.  Both sides take one start a fit, the loop
+the paper's, ours the first of the law's own (step 2: the paper's); the loop has gradients by
 hand in plain numpy.  CPU seconds, one core, one thread.  `cold` is the first call of a process
 that has nothing compiled, `warm` the median of the calls after it.
 """
@@ -132,7 +133,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _measure(runs: str) -> None:
-    frame, _ = from_olmo_ladder(runs)
+    try:
+        frame, _ = from_olmo_ladder(runs)
+    except InputError as e:
+        sys.exit(f"python -m experiments.benchmarks.fitting: {e}")
     gathered = Study(frame).data("bpb")
     data = [d.points for d in gathered]
     _, chosen = cuts(gathered[0].final)

@@ -62,6 +62,9 @@ def _run(args: argparse.Namespace) -> None:
             }
         bar = tqdm(as_completed(waiting), total=len(waiting), unit="analysis", disable=None)
         for done in bar:
+            if done.exception():
+                for other in waiting:
+                    other.cancel()
             bar.set_description(waiting[done])
             bar.write("\n".join([f"== {waiting[done]}", *done.result()]))
     print(f"{args.out}: tables and figures")

@@ -20,6 +20,7 @@ from experiments.task_ladders.study import GRID, VARIANT_WORDS, VARIANTS, Study
 from fitting import diagnose, noise, plots, predict, subsets
 from fitting.optimise import predict as value_of
 from fitting.points import MAIN_TASKS, PAPER
+from fitting.table import InputError
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,12 @@ def _forecast(study: Study, name: str, variants: tuple[str, ...]) -> Result:
         drawn[stem] = plots.figure(forecasts, plots.plot_chained, title)
     frame = pd.concat(frames, ignore_index=True)
     lines = _mean_errors(frame, "abs_error", ["variant", "method"])
-    reach = diagnose.distances(study.forecasts(variants[0], study.methods[-1]))
-    tables = {name: frame, f"{name}_fits": pd.concat(fitted), f"{name}_distances": reach}
+    reach = [
+        diagnose.distances(study.forecasts(variant, study.methods[-1])).assign(variant=variant)
+        for variant in variants
+    ]
+    tables = {name: frame, f"{name}_fits": pd.concat(fitted)}
+    tables[f"{name}_distances"] = pd.concat(reach)
     return Result(tables, drawn, lines)
 
 
@@ -153,6 +158,8 @@ def multiple_choice(study: Study) -> Result:
             sides = [ours[ours["task"] == t].set_index("n_tokens")["value"] for t in (task, other)]
             both = pd.concat(sides, axis=1, keys=["rc", "mc"]).dropna()
             rows.append(both.reset_index().assign(run=run, task=task))
+    if not rows:
+        raise InputError("no run has a task in MC format (`..._mc_5shot`): nothing to show")
     frame = pd.concat(rows, ignore_index=True)
     frame = frame[["task", "run", "n_tokens", "rc", "mc"]]
     last = frame.groupby(["run", "task"], sort=False).tail(5).groupby("run", sort=False)
@@ -185,7 +192,8 @@ def variance(study: Study) -> Result:
     errors = [str(c) for c in frame if str(c).startswith(("step1_", "step2_", "chained_"))]
     found = noise.correlations(frame, ["loss_sd", "acc_sd"], errors, groups)
     lines = [
-        f"r(loss SD, {row['error']}) over {row['tasks']}: {row['r']:.2f} (p = {row['p']:.3g})"
+        f"r(loss SD, {row['error']} of paper) over {row['tasks']}: {row['r']:.2f} "
+        f"(p = {row['p']:.3g})"
         for row in found.to_dict("records")
         if row["noise"] == "loss_sd" and row["error"] in ("step2_7B-4T", "chained_7B-4T")
     ]
@@ -199,10 +207,11 @@ def set_size(study: Study) -> Result:
     known = [t for t in groups if t.endswith("_test_rc_5shot") and "avg" not in t]
     frame = noise.of_checkpoints(study.table, GRID[-1], [*CHANCE, *known], PAPER["bpb"])
     fewer = noise.with_fewer_items(frame, (100, 200, 500, 1000, 2000, 5000))
-    slope = np.polyfit(np.log(frame["n_examples"]), np.log(frame["acc_sd"]), 1)[0]
-    share = frame["acc_sd"] / frame["binomial_sd"]
+    parts = frame[~frame["task"].str.startswith("mmlu_avg")]  # MMLU by its four groups
+    slope = np.polyfit(np.log(parts["n_examples"]), np.log(parts["acc_sd"]), 1)[0]
+    share = parts["acc_sd"] / parts["binomial_sd"]
     lines = [
-        f"over {len(frame)} tasks checkpoint SD falls as items to the power {slope:.2f} "
+        f"over {len(parts)} tasks checkpoint SD falls as items to the power {slope:.2f} "
         "(independent items: -0.5)",
         f"checkpoint SD is {share.min():.2f} to {share.max():.2f} of the binomial SD of fresh "
         f"items, median {share.median():.2f}",
@@ -298,7 +307,7 @@ def design(study: Study) -> Result:
     sizes = frame.assign(error=frame["error"].abs(), loss_error=frame["loss_error"].abs())
     by = sizes.groupby(["split", "choice"], sort=False)[["error", "loss_error"]].mean()
     lines = [
-        f"{row['split']}: {row['choice']}: {100 * row['error']:.2f} points"
+        f"{row['split']}: {row['choice']}, least-squares: {100 * row['error']:.2f} points"
         + (f", loss {100 * row['loss_error']:.2f} %" if row["loss_error"] >= 0 else "")
         for row in by.reset_index().to_dict("records")
     ]
@@ -306,11 +315,11 @@ def design(study: Study) -> Result:
 
 
 def _mean_errors(frame: pd.DataFrame, column: str, by: list[str]) -> list[str]:
-    unit, scale = (" points", 100) if column == "abs_error" else (" %", 100)
+    unit = " points" if column == "abs_error" else " %"
     lines = []
     for key, group in frame.groupby(by, sort=False):
         errors = [
-            f"{target} {scale * rows[column].abs().mean():.2f}{unit}"
+            f"{target} {100 * rows[column].abs().mean():.2f}{unit}"
             for target, rows in group.groupby("target", sort=False)
         ]
         words = [VARIANT_WORDS.get(str(k), str(k)) for k in key]
