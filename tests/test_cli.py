@@ -152,7 +152,7 @@ def test_fits_never_overwrite_what_is_read_or_written(tmp_path, capsys):
     measurements = tmp_path / "m.csv"
     measurements.write_text("kept")
     ask = ["predict", "--measurements", str(measurements), "--train", "a", "--target", "b"]
-    for fits, line in ((str(measurements), "the measurements"), (str(tmp_path / "p.csv"), "--out")):
+    for fits, said in ((str(measurements), "the measurements"), (str(tmp_path / "p.csv"), "--out")):
         assert cli.main([*ask, "--out", str(tmp_path / "p.csv"), "--fits", fits]) == 2
-        assert f"--fits is {line}: name another file" in capsys.readouterr().err
+        assert f"--fits is {said}: name another file" in capsys.readouterr().err
     assert measurements.read_text() == "kept"
