@@ -1,7 +1,7 @@
 """Ways to fit the two steps and to say how far off a forecast may be.
 
-An engine takes the points of one task and returns fits with predictive intervals: where the
-measured value will fall, not a band for the mean.
+An engine takes the points of all tasks and returns fits with predictive distributions, as
+quantiles: where the measured value will fall, not a band for the mean.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from fitting import converge, uncertainty
+from fitting import bayes as posterior
+from fitting import converge, sampler, uncertainty
+from fitting.bayes import Posterior
 from fitting.gather import Points
 from fitting.laws import Law, Link
 from fitting.objectives import HUBER_DELTA
@@ -27,25 +29,27 @@ _LARGEST_LOG = 700.0  # exp of more overflows
 
 @dataclass(frozen=True)
 class Outcome:
-    """Fits, and for each goal and level the forecast with its interval.
+    """Fits, and the predictive distribution for each goal.
 
     Attributes:
         step1: the law.
         step2: the link, or None.
-        first: of what the law gives: forecast, low and high, shape (G, K, 3).
-        second: of the accuracy through the link, shape (G, K, 3), or None.
+        first: quantiles of what the law gives, shape (G, Q).
+        second: quantiles of the accuracy through the link, shape (G, Q), or None.
+        posterior: what they were drawn from, of the methods that draw; all tasks share it.
     """
 
     step1: Fit[Law]
     step2: Fit[Link] | None
     first: np.ndarray
     second: np.ndarray | None
+    posterior: Posterior | None = None
 
 
-Engine = Callable[[Sequence[Points], Sequence[float]], list[Outcome]]
+Engine = Callable[[Sequence[Points], np.ndarray], list[Outcome]]  # points, probabilities (Q,)
 
 
-def paper(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
+def paper(data: Sequence[Points], p: np.ndarray) -> list[Outcome]:
     """arXiv 2412.04403 as published: one start, its optimisers; intervals by the delta method."""
     outcomes = []
     for points in data:
@@ -53,34 +57,30 @@ def paper(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
         step2 = None
         if points.link is not None:
             step2 = fit_link(points.link, points.feature, points.accuracy)
-        outcomes.append(_by_delta_method(points, step1, step2, levels))
+        outcomes.append(_by_delta_method(points, step1, step2, p))
     return outcomes
 
 
-def least_squares(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
+def least_squares(data: Sequence[Points], p: np.ndarray) -> list[Outcome]:
     """The paper's objectives at their best minima, from many starts; the same intervals."""
     fits = zip(data, _best_laws(data), _best_links(data), strict=True)
-    return [_by_delta_method(points, step1, step2, levels) for points, step1, step2 in fits]
+    return [_by_delta_method(points, step1, step2, p) for points, step1, step2 in fits]
 
 
 def _by_delta_method(
-    points: Points, step1: Fit[Law], step2: Fit[Link] | None, levels: Sequence[float]
+    points: Points, step1: Fit[Law], step2: Fit[Link] | None, p: np.ndarray
 ) -> Outcome:
     first, second = [], []
     for goal in points.goals:
         value = float(predict(step1.curve, step1.theta, goal))
-        spread = uncertainty.law_spread(step1, goal)
-        halves = np.array([spread.half_width(level) for level in levels])
-        first.append(value * np.exp(np.stack([0 * halves, -halves, halves], axis=-1)))
+        first.append(value * np.exp(uncertainty.law_spread(step1, goal).quantiles(p)))
         if step2 is not None:
             through = float(predict(step2.curve, step2.theta, value))
-            chained = uncertainty.chained_spread(step1, step2, goal)
-            halves = np.array([chained.half_width(level) for level in levels])
-            second.append(through + np.stack([0 * halves, -halves, halves], axis=-1))
+            second.append(through + uncertainty.chained_spread(step1, step2, goal).quantiles(p))
     return Outcome(step1, step2, np.array(first), np.array(second) if second else None)
 
 
-def bootstrap(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
+def bootstrap(data: Sequence[Points], p: np.ndarray) -> list[Outcome]:
     """Resampled runs plus residual noise; forecasts are medians.
 
     Runs are resampled by Dirichlet weights (the Bayesian bootstrap of Rubin, Ann. Statist. 9,
@@ -95,7 +95,7 @@ def bootstrap(data: Sequence[Points], levels: Sequence[float]) -> list[Outcome]:
     first = converge.laws(data, weights, np.array([[fit.theta] for fit in step1])).theta
     second = _resampled_links(data, step2, weights)
     return [
-        _from_resamples(points, one, two, first[:, t], second[t], levels)
+        _from_resamples(points, one, two, first[:, t], second[t], p)
         for t, (points, one, two) in enumerate(zip(data, step1, step2, strict=True))
     ]
 
@@ -106,7 +106,7 @@ def _from_resamples(
     step2: Fit[Link] | None,
     first: np.ndarray,
     second: np.ndarray | None,
-    levels: Sequence[float],
+    p: np.ndarray,
 ) -> Outcome:
     """Draws of losses and accuracies from parameters of shape (B, P) and residual noise."""
     rng = np.random.default_rng([_SEED, 1])  # other draws than the weights'
@@ -116,14 +116,14 @@ def _from_resamples(
     noise = rng.standard_t(dof, (*log_losses.shape, _NOISE_DRAWS))
     log_losses = log_losses[..., None] + step1.residual_sd * noise  # (B, G, draws)
     losses = np.exp(np.minimum(log_losses, _LARGEST_LOG))  # one run to spare: the tails are wild
-    quantiles = _quantiles(losses, levels)
+    quantiles = _quantiles(losses, p)
     if step2 is None or second is None:
         return Outcome(step1, None, quantiles, None)
     flat = losses.reshape(len(losses), -1)
     means = _evaluate(step2.curve.mean, second, flat, own=True).reshape(losses.shape)
     dof = max(1, n_runs - len(step2.curve.params))
     accuracies = means + step2.residual_sd * rng.standard_t(dof, means.shape)
-    return Outcome(step1, step2, quantiles, _quantiles(np.clip(accuracies, 0.0, 1.0), levels))
+    return Outcome(step1, step2, quantiles, _quantiles(np.clip(accuracies, 0.0, 1.0), p))
 
 
 def _best_laws(data: Sequence[Points]) -> list[Fit[Law]]:
@@ -195,15 +195,42 @@ def _over_thetas(function: Callable, own: bool) -> Callable:
     return jax.jit(jax.vmap(function, in_axes=(0, 0 if own else None)))
 
 
-def _quantiles(draws: np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Median and central interval of draws of shape (B, G, draws): shape (G, K, 3)."""
+def _quantiles(draws: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Of draws of shape (B, G, draws): shape (G, Q)."""
     flat = np.moveaxis(draws, 1, 0).reshape(draws.shape[1], -1)
-    wanted = [(0.5, 0.5 - level / 2, 0.5 + level / 2) for level in levels]
-    return np.moveaxis(np.quantile(flat, np.array(wanted), axis=1), -1, 0)
+    return np.quantile(flat, p, axis=1).T
+
+
+def bayes(data: Sequence[Points], p: np.ndarray) -> list[Outcome]:
+    """The posterior of `fitting.hierarchy`, sampled."""
+    return _from_posterior(data, p, sampler.nuts)
+
+
+def laplace(data: Sequence[Points], p: np.ndarray) -> list[Outcome]:
+    """The posterior of `fitting.hierarchy`, taken as normal about its mode."""
+    return _from_posterior(data, p, sampler.laplace)
+
+
+def _from_posterior(
+    data: Sequence[Points], p: np.ndarray, sample: posterior.Sampler
+) -> list[Outcome]:
+    found = posterior.fit(data, sample)
+    losses, accuracies = posterior.predict(found, data)
+    outcomes = []
+    for t, points in enumerate(data):
+        step1, step2 = posterior.curves(found, points, t)
+        first, second = np.quantile(losses[:, t], p, axis=0).T, None
+        if accuracies is not None and t in found.linked:
+            second = np.quantile(accuracies[:, found.linked.index(t)], p, axis=0).T
+        outcomes.append(Outcome(step1, step2, first, second, found))
+    return outcomes
 
 
 ENGINES: dict[str, Engine] = {
     "paper": paper,
     "least-squares": least_squares,
     "bootstrap": bootstrap,
+    "bayes": bayes,
+    "laplace": laplace,
 }
+POOLING = ("bayes", "laplace")  # methods in which tasks learn from one another

@@ -255,6 +255,16 @@ def _log_sigmoid(theta: jax.Array, x: jax.Array) -> jax.Array:
     return 1.0 - a * jnp.log(1.0 - 1.0 / (1.0 + jnp.exp(-k * (x - x0))))
 
 
+def _hill(theta: jax.Array, x: jax.Array) -> jax.Array:
+    c, x0, k = theta
+    return c + (1.0 - c) * jax.nn.sigmoid(k * (jnp.log(x0) - jnp.log(x)))
+
+
+def _hill_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    low = 0.9 * y.min()
+    return np.array([[low, x0, k] for x0 in np.quantile(x, (0.1, 0.5)) for k in (2.0, 5.0, 10.0)])
+
+
 # The paper starts a at chance - 1, but a positional slip in its chained command makes that -1.
 # Only BoolQ, outside its eight tasks, ends elsewhere for it (by .012 point).
 SIGMOID = Link(
@@ -280,5 +290,14 @@ LOG_SIGMOID = Link(
     citation="arXiv 2412.04403, Eq. 7; starts and bounds of its published code",
 )
 
+HILL = Link(
+    name="Acc(L) = c + (1 - c) / (1 + (L / L0)^k)",
+    params=(Param("c", 0.25, 0.0, 1.0), Param("L0", 0.9, 1e-6), Param("k", 5.0, 0.0)),
+    mean=_hill,
+    anchor=None,
+    starts=_hill_starts,
+    citation="Hill's curve: 1 where the loss is 0 by construction, and no invented point",
+)
+
 LAWS = (CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, RISING)
-LINKS = (SIGMOID, LOG_SIGMOID)
+LINKS = (SIGMOID, LOG_SIGMOID, HILL)

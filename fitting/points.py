@@ -8,13 +8,13 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fitting.laws import LOG_SIGMOID, SIGMOID, Law, Link
+from fitting.laws import HILL, LOG_SIGMOID, SIGMOID, Law, Link
 from fitting.table import InputError
 
 MAIN_TASKS = (
@@ -64,15 +64,22 @@ PAPER = {
     "task_ce": Protocol("task_ce", None, 1, 0.5, 1, LOG_SIGMOID),
 }
 
+POOLED = {
+    name: replace(protocol, final_window=5, skip=0.1, smooth=5, link=HILL)
+    for name, protocol in PAPER.items()
+}  # of the methods that pool tasks: one preparation for every feature
+N_WINDOWS = 5  # before a run's last one
+
 
 @dataclass(frozen=True)
 class Target:
-    """A run to forecast: inputs of the laws, and what was measured of it, if anything was."""
+    """A run to forecast: inputs of the laws, and how its learning rate ends."""
 
     name: str
     n_params: float
     n_tokens: float
     flops: float
+    rate: float = math.nan  # learning rate at its end over the peak; unknown: as the runs end
 
 
 def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
@@ -90,7 +97,8 @@ def parse_target(table: pd.DataFrame, text: str) -> Target:
     rows = table[table["run"] == text]
     if not rows.empty:
         last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
-        return Target(text, *(_number(last[c]) for c in ("n_params", "n_tokens", "flops")))
+        known = (_number(last[c]) for c in ("n_params", "n_tokens", "flops"))
+        return Target(text, *known, _number(last["lr"]) / _number(last["lr_peak"]))
     name, given, numbers = text.partition("=")
     if not given:
         raise InputError(
@@ -215,6 +223,25 @@ def smoothed(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
             )
             for name in ("loss", "acc")
         }
+    )
+
+
+def windows(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
+    """Means of a run's checkpoints over stretches that do not overlap: loss, acc and rate.
+
+    The last stretch is the one behind the run's point of step 1; what lies between it and the
+    first checkpoints, which are skipped, is cut into five of equal length, as far as it goes.
+    """
+    at = points["n_tokens"].to_numpy(float)
+    near = int(np.sum(at >= at[-1] - protocol.reach * at[-1]))
+    last = len(at) - min(protocol.final_window, near)
+    before = np.arange(min(math.ceil(protocol.skip * len(at)), last), last)
+    stretches = np.array_split(before, max(1, min(N_WINDOWS, len(before))))
+    rate = (points["lr"] / points["lr_peak"]).to_numpy(float)
+    known = {"loss": points["loss"], "acc": points["acc"], "rate": rate}
+    rows = [s for s in (*stretches, np.arange(last, len(at))) if len(s)]
+    return pd.DataFrame(
+        {name: [np.mean(np.asarray(v, float)[s]) for s in rows] for name, v in known.items()}
     )
 
 

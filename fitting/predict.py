@@ -7,27 +7,27 @@ or one step straight to accuracy.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from fitting import points
-from fitting.engines import ENGINES, Outcome
+from fitting import distribution, points
+from fitting.bayes import Posterior
+from fitting.engines import ENGINES, POOLING, Outcome
 from fitting.gather import TaskData, gather
 from fitting.gather import compare as measured_again
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
 from fitting.optimise import Fit, predict
-from fitting.points import MAIN_TASKS, PAPER, Target
+from fitting.points import MAIN_TASKS, PAPER, POOLED, Target
 from fitting.table import InputError
 
 PREDICTION_COLUMNS = (
     "task", "target", "method", "level", "pred", "lo", "hi", "actual", "abs_error", "rel_error",
     "pred_loss", "loss_lo", "loss_hi", "actual_loss",
 )  # fmt: skip
-
-
+_FEWEST = 3  # runs of a method that pools; with so few its priors say most
 MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # known afterwards
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
 
@@ -41,12 +41,20 @@ class TaskForecast:
         step1: the law (of accuracy itself when there is a single step).
         step2: the link, or None.
         rows: predictions in the pinned columns, a row a (target, level).
+        p: probabilities of `quantiles`, shape (Q,).
+        quantiles: of what will be measured of each target, by `loss` and `acc`, shape (G, Q).
+        method: which made it, and whether it failed its checks.
+        posterior: of the methods that draw; all tasks share it.
     """
 
     data: TaskData
     step1: Fit[Law]
     step2: Fit[Link] | None
     rows: list[dict]
+    p: np.ndarray
+    quantiles: dict[str, np.ndarray]
+    method: str
+    posterior: Posterior | None = None
 
     @property
     def task(self) -> str:
@@ -85,6 +93,8 @@ def forecast(
     steps: str = "two",
     levels: Sequence[float] = (0.95,),
     law: Law | None = None,
+    chance: Mapping[str, float] | None = None,
+    new_items: bool = False,
 ) -> list[TaskForecast]:
     """Fits the training runs and forecasts the targets.
 
@@ -100,6 +110,8 @@ def forecast(
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals.
         law: another than `inputs` and `steps` name.
+        chance: accuracies of guessing, by task, where labels do not tell.
+        new_items: forecast accuracies on test items drawn afresh (pooling methods alone).
 
     Raises:
         InputError: one line on what is missing or contradictory.
@@ -122,8 +134,14 @@ def forecast(
     if not tasks:
         raise InputError("--tasks names none: give labels, or main")
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
-    protocol = PAPER[feature or "bpb"]
-    tasks_data = [gather(table, task, runs, goals, protocol, law) for task in dict.fromkeys(labels)]
+    if new_items and method not in POOLING:
+        raise InputError(f"--new-items needs --method {' or '.join(POOLING)}")
+    protocol = (POOLED if method in POOLING else PAPER)[feature or "bpb"]
+    known = chance or {}
+    tasks_data = [
+        gather(table, task, runs, goals, protocol, law, known.get(task), new_items)
+        for task in dict.fromkeys(labels)
+    ]
     return of_data(tasks_data, method, levels)
 
 
@@ -132,14 +150,18 @@ def of_data(
 ) -> list[TaskForecast]:
     """Fits and forecasts what was gathered; see `forecast`."""
     runs, law = tasks_data[0].final, tasks_data[0].points.law
-    if len(runs) <= len(law.params):
+    if method in POOLING:
+        if len(runs) < _FEWEST:
+            raise InputError(f"{len(runs)} runs: --train needs at least {_FEWEST} of them")
+    elif len(runs) <= len(law.params):
         raise InputError(
             f"{len(runs)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
-            f"how well: --train needs at least {len(law.params) + 1}"
+            f"how well: --train needs at least {len(law.params) + 1}, or --method bayes"
         )
-    outcomes = ENGINES[method]([data.points for data in tasks_data], levels)
+    p = distribution.probabilities(levels)
+    outcomes = ENGINES[method]([data.points for data in tasks_data], p)
     return [
-        _forecast_of(data, outcome, method, levels)
+        _forecast_of(data, outcome, method, levels, p)
         for data, outcome in zip(tasks_data, outcomes, strict=True)
     ]
 
@@ -151,25 +173,34 @@ def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def _forecast_of(
-    data: TaskData, outcome: Outcome, method: str, levels: Sequence[float]
+    data: TaskData, outcome: Outcome, method: str, levels: Sequence[float], p: np.ndarray
 ) -> TaskForecast:
     given = [outcome.first] if outcome.second is None else [outcome.first, outcome.second]
-    intervals = dict(zip(data.columns, given, strict=True))
+    quantiles = dict(zip(data.columns, given, strict=True))
+    posterior = outcome.posterior
+    said = method if posterior is None or not posterior.problems else f"{method} (not converged)"
+    made = TaskForecast(data, outcome.step1, outcome.step2, [], p, quantiles, said, posterior)
+    return compared(with_levels(made, levels))
+
+
+def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast:
+    """The same forecast with a row a (target, level), which `compared` completes."""
     rows = [
-        _row(data.task, target, method, level, {n: v[g, k] for n, v in intervals.items()})
-        for g, target in enumerate(data.measured["run"])
-        for k, level in enumerate(levels)
+        _row(forecast, g, target, level)
+        for g, target in enumerate(forecast.measured["run"])
+        for level in levels
     ]
-    return _compared(TaskForecast(data, outcome.step1, outcome.step2, rows))
+    return replace(forecast, rows=rows)
 
 
 def compare(forecast: TaskForecast, table: pd.DataFrame) -> TaskForecast:
     """The same forecast beside what the table says of its targets, where it says anything."""
     known = replace(forecast.data, measured=measured_again(forecast.data, table))
-    return _compared(replace(forecast, data=known))
+    return compared(replace(forecast, data=known))
 
 
-def _compared(forecast: TaskForecast) -> TaskForecast:
+def compared(forecast: TaskForecast) -> TaskForecast:
+    """With what was measured of the targets in every row."""
     known = {goal["run"]: goal for goal in forecast.measured.to_dict("records")}
     compared = []
     for row in forecast.rows:
@@ -181,15 +212,20 @@ def _compared(forecast: TaskForecast) -> TaskForecast:
     return replace(forecast, rows=compared)
 
 
-def _row(
-    task: str, target: str, method: str, level: float, intervals: dict[str, np.ndarray]
-) -> dict:
+def _row(forecast: TaskForecast, goal: int, target: str, level: float) -> dict:
     """One prediction in the pinned columns; what is not known stays empty."""
-    unknown = np.full(3, math.nan)
-    loss, loss_lo, loss_hi = map(float, intervals.get("loss", unknown))
-    pred, lo, hi = map(float, intervals.get("acc", unknown))
+
+    def said(name: str) -> tuple[float, float, float]:
+        if name not in forecast.quantiles:
+            return math.nan, math.nan, math.nan
+        quantiles = forecast.quantiles[name][goal]
+        middle = float(np.interp(0.5, forecast.p, quantiles))
+        return middle, *distribution.interval(forecast.p, quantiles, level)
+
+    loss, loss_lo, loss_hi = said("loss")
+    pred, lo, hi = said("acc")
     known = {
-        "task": task, "target": target, "method": method, "level": level,
+        "task": forecast.task, "target": target, "method": forecast.method, "level": level,
         "pred": pred, "lo": np.maximum(lo, 0.0), "hi": np.minimum(hi, 1.0),
         "pred_loss": loss, "loss_lo": loss_lo, "loss_hi": loss_hi,
     }  # fmt: skip

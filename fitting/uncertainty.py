@@ -19,10 +19,9 @@ class Spread:
     variance: float
     dof: float
 
-    def half_width(self, level: float) -> float:
-        """Half a Student-t interval that should hold with probability `level`."""
-        quantile = float(scipy.special.stdtrit(self.dof, 0.5 + level / 2))
-        return quantile * math.sqrt(self.variance)
+    def quantiles(self, p: np.ndarray) -> np.ndarray:
+        """Of a Student-t distribution about 0, at probabilities p."""
+        return scipy.special.stdtrit(self.dof, p) * math.sqrt(self.variance)
 
 
 def law_spread(fit: Fit[Law], x: np.ndarray) -> Spread:

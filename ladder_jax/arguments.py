@@ -111,5 +111,22 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument("--fits", metavar="FILE",
                          help="parameters, bounds and conditioning of every fit")  # fmt: skip
     predict.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
+    predict.add_argument("--lock", action="store_true",
+                         help="lock the forecast: predictions.lock beside --out, for `ladder "
+                              "score`")  # fmt: skip
     predict.add_argument("--strict", action="store_true", help="fail if any row is bad")
+
+    score = command(
+        "score", "Hold a locked forecast against what was measured afterwards.",
+        "ladder score --predictions predictions.csv --measurements later.csv --out scored.csv",
+    )  # fmt: skip
+    score.add_argument("--predictions", required=True, metavar="FILE",
+                       help="of `ladder predict --lock` or `ladder run`")  # fmt: skip
+    score.add_argument("--measurements", required=True, metavar="FILE",
+                       help="a table that has the targets")  # fmt: skip
+    score.add_argument("--lock", metavar="FILE",
+                       help="default: the name of the predictions, ending in .lock")  # fmt: skip
+    score.add_argument("--out", required=True, metavar="FILE",
+                       help="the predictions beside what was measured, .csv")  # fmt: skip
+    score.add_argument("--strict", action="store_true", help="fail if any row is bad")
     return top

@@ -10,7 +10,7 @@ import pytest
 from ladder_jax import cli, download, olmo_ladder
 from tests.test_measure import line, write
 
-COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict")
+COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -161,7 +161,7 @@ def experiment(run, monkeypatch, cache):  # noqa: F811
         "t", sizes, (0.5, 1.0), recipe, base, {r.name: LadderTarget(r, r.n_tokens) for r in later}
     )
     module = SimpleNamespace(LADDER=ladder, FORECAST={"method": "bootstrap", "inputs": "c"})
-    monkeypatch.setattr(cli, "_experiment", lambda name: module)
+    monkeypatch.setattr(cli.runs, "_experiment", lambda name: module)
     monkeypatch.setenv("LADDER_CACHE", str(cache))
     return module
 
@@ -204,8 +204,14 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     assert (cut / "report" / "index.html").is_file()
     assert tracking.is_done(experiment.LADDER.targets["c-1xC"].run, cut / "runs" / "c-1xC")
 
-    (cut / "predictions.lock").rename(tmp_path / "kept")
     capsys.readouterr()
+    ask = ["score", "--predictions", str(cut / "predictions.csv"), "--measurements",
+           str(cut / "measurements.csv"), "--out", str(tmp_path / "scored.csv")]  # fmt: skip
+    assert cli.main(ask) == 0
+    assert "the fitted runs are not in" not in capsys.readouterr().out
+    assert (tmp_path / "scored.csv").read_bytes() == (cut / "predictions.csv").read_bytes()
+
+    (cut / "predictions.lock").rename(tmp_path / "kept")
     assert cli.main(["run", "t", "--out", str(cut)]) == 2
     assert "c-1xC was scored before its forecast was locked" in capsys.readouterr().err
     (tmp_path / "kept").rename(cut / "predictions.lock")

@@ -1,55 +1,33 @@
-"""The front door: `ladder COMMAND`.  Each command imports what it needs when it runs."""
+"""Ladders and their runs: plan, run, status, train."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fitting import table
-from fitting.table import InputError, Problem
-from ladder_jax.arguments import parser
+from fitting.table import InputError
+from ladder_jax.cli import show
+from ladder_jax.cli.forecasts import write_predictions
 
-_SHOWN_PROBLEMS = 20
 _RUN_LEVELS = [0.95]  # of the intervals of `ladder run`
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0 only on success."""
-    top = parser(_COMMANDS)
-    args, extra = top.parse_known_args(arguments)
-    if extra and args.command != "train":
-        top.error(f"unrecognized arguments: {' '.join(extra)}")
-    args.overrides = extra
-    try:
-        args.run(args)
-    except InputError as e:
-        print(f"ladder {args.command}: {e}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `ladder plan ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print(f"ladder {args.command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+def plan(args: argparse.Namespace) -> None:
+    """Prints a ladder and its cost."""
+    from ladder_jax import ladder
 
-
-def _plan(args: argparse.Namespace) -> None:
-    from ladder_jax.ladder import plan
-
-    result = plan(_experiment(args.experiment).LADDER)
+    result = ladder.plan(_experiment(args.experiment).LADDER)
     if args.json:
         print(json.dumps(result, indent=2))
         return
     columns = ("run", "n_params", "n_tokens", "steps", "batch_seqs", "lr_peak", "warmup_steps",
                "flops")  # fmt: skip
-    rows = [[_cell(row[c]) for c in columns] for row in result["runs"] + result["targets"]]
-    _print_columns([list(columns), *rows])
+    rows = [[show.cell(row[c]) for c in columns] for row in result["runs"] + result["targets"]]
+    show.columns([list(columns), *rows])
     for target, share in result["cost"]["ladder_share_of"].items():
         name = "all targets together" if target == "all" else target
         print(f"the ladder costs {share:.2%} of {name} ({result['cost']['convention']})")
@@ -60,7 +38,8 @@ def _runs(experiment: str) -> list[Any]:
     return [*ladder.runs(), *(target.run for target in ladder.targets.values())]
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
+    """Trains a ladder, locks the forecast of its targets, scores them, compares."""
     from ladder_jax import launch
     from ladder_jax.download import cache_dir
 
@@ -136,9 +115,10 @@ def _forecast_targets(
     controls = [forecast for forecast in every if diagnose.is_control(forecast)]
     forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]
     predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
-    made = lock.make(predictions, fitted, manifest | settings, ladder_jax.__version__)
+    config = manifest | lock.config_of(forecasts, grid, settings)
+    made = lock.make(predictions, fitted, config, ladder_jax.__version__)
     if not path.is_file():
-        _write_predictions(predictions, out / "predictions.csv")
+        write_predictions(predictions, out / "predictions.csv")
     lock.hold(made, path)
     return forecasts, controls, made
 
@@ -147,14 +127,14 @@ def _report_targets(
     forecasts: list[Any], controls: list[Any], frame: Any, lock: dict[str, Any], out: Path
 ) -> None:
     """Holds the forecasts against the measured targets: predictions.csv and the report."""
-    from fitting import predict, report
+    from fitting import diagnose, predict, report
     from ladder_jax import tracking
 
     forecasts = [predict.compare(forecast, frame) for forecast in forecasts]
     predictions = predict.to_frame(forecasts)
-    _write_predictions(predictions, out / "predictions.csv")
-    _print_predictions(predictions)
-    _print_warnings(forecasts)
+    write_predictions(predictions, out / "predictions.csv")
+    show.predictions(predictions)
+    show.notes(diagnose.warnings(forecasts), len(forecasts))
     provenance = {
         "forecast, SHA-256": lock["sha256"],
         "measurements fitted, SHA-256": lock["data_sha256"],
@@ -167,7 +147,8 @@ def _report_targets(
     ))  # fmt: skip
 
 
-def _status(args: argparse.Namespace) -> None:
+def status(args: argparse.Namespace) -> None:
+    """Prints how far the runs of an experiment are."""
     import rich
 
     from ladder_jax import launch
@@ -177,7 +158,8 @@ def _status(args: argparse.Namespace) -> None:
     rich.print(launch.status_table(_runs(args.experiment), Path(args.out)))
 
 
-def _train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace) -> None:
+    """Trains and scores one run."""
     from ladder_jax.config import RunConfig, load_json, override
     from ladder_jax.download import cache_dir
 
@@ -209,143 +191,3 @@ def _experiment(name: str) -> Any:
 
         found = sorted(p.parent.name for p in Path(experiments.__path__[0]).glob("*/config.py"))
         raise InputError(f"no experiment {name!r}; there are: {', '.join(found)}") from None
-
-
-def _download(args: argparse.Namespace) -> None:
-    from ladder_jax import download
-
-    print(download.olmo_ladder(args.source))
-
-
-def _measure(args: argparse.Namespace) -> None:
-    from ladder_jax import download, lm_eval_results, measure, olmo_ladder
-
-    if args.runs == "":
-        raise InputError("--runs is empty: name a directory")
-    problems: list[Problem] = []
-    if args.source == "olmo-ladder":
-        frame, problems = olmo_ladder.from_olmo_ladder(args.runs or download.olmo_ladder())
-    elif args.runs is None:
-        wrote = {"runs": "`ladder run` or `train`", "lm-eval": "lm_eval --output_path"}
-        raise InputError(f"--runs DIR is needed: where {wrote[args.source]} wrote")
-    elif args.source == "lm-eval":
-        frame, problems = lm_eval_results.from_lm_eval(args.runs)
-    else:
-        frame = measure.from_runs(args.runs)
-    _report(problems, args.strict)
-    table.write(frame, args.out)
-    runs, tasks = frame["run"].nunique(), frame["task"].nunique()
-    print(f"{args.out}: {len(frame):,} measurements of {runs} runs and {tasks} tasks")
-
-
-def _predict(args: argparse.Namespace) -> None:
-    taken = {Path(args.measurements).resolve(): "the measurements"}
-    for flag, name in (("--out", args.out), ("--fits", args.fits)):
-        if name is None:
-            continue
-        if Path(name).suffix != ".csv":
-            raise InputError(f"{flag} {name!r} must end in .csv")
-        path = Path(name).resolve()
-        if path in taken:
-            raise InputError(f"{flag} is {taken[path]}: name another file")
-        taken[path] = flag
-    frame, problems = table.read(args.measurements)
-    _report(problems, args.strict)
-
-    from ladder_jax import compilation
-    from ladder_jax.download import cache_dir
-
-    compilation.keep(cache_dir())
-    from fitting import diagnose, plots, predict
-
-    forecasts = predict.forecast(
-        frame,
-        train=args.train,
-        targets=args.target,
-        tasks=args.tasks,
-        method=args.method,
-        feature=args.feature,
-        inputs=args.inputs,
-        steps=args.steps,
-        levels=args.level or [0.95],
-    )
-    predictions = predict.to_frame(forecasts)
-    _write_predictions(predictions, args.out)
-    _print_predictions(predictions)
-    _print_warnings(forecasts)
-    print(args.out)
-    if args.fits:
-        _write_predictions(diagnose.fits(forecasts), args.fits)
-        print(args.fits)
-    if args.figures:
-        for name, figure in plots.figures(forecasts).items():
-            path = Path(args.figures) / f"{name}.png"
-            table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
-            print(path)
-
-
-def _write_predictions(predictions: Any, path: str | Path) -> None:
-    table.write_atomically(path, lambda p: predictions.to_csv(p, index=False, lineterminator="\n"))
-
-
-def _print_predictions(predictions: Any) -> None:
-    from fitting import report
-
-    texts = predictions[predictions["pred"].isna()]
-    for cells in (report.prediction_cells(predictions), report.loss_cells(texts)):
-        if len(cells) > 1:
-            _print_columns(cells)
-    for line in report.summary(predictions):
-        print(line)
-
-
-def _print_warnings(forecasts: list[Any]) -> None:
-    from fitting import diagnose
-
-    for warning, tasks in diagnose.warnings(forecasts).items():
-        every = len(tasks) == len(forecasts) > 1
-        print(f"note: {warning}: {'all tasks' if every else ', '.join(tasks)}")
-
-
-def _report(problems: list[Problem], strict: bool) -> None:
-    """Prints bad rows; with `strict`, fails instead of leaving them out."""
-    for problem in problems[:_SHOWN_PROBLEMS]:
-        print(problem, file=sys.stderr)
-    if len(problems) > _SHOWN_PROBLEMS:
-        print(f"... and {len(problems) - _SHOWN_PROBLEMS} more", file=sys.stderr)
-    count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} (above)"
-    if problems and strict:
-        raise InputError(f"{count}; nothing was written")
-    if problems:
-        print(f"{count}: bad rows and cells are left out; --strict fails", file=sys.stderr)
-
-
-def _print_columns(rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        first, *rest = (cell.rjust(w) for cell, w in zip(row, widths, strict=True))
-        print("  ".join([row[0].ljust(len(first)), *rest]))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"{value:,}" if isinstance(value, int) and value < 1e16 else _short(value)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, int) else str(value)
-
-
-_COMMANDS = {
-    "plan": _plan,
-    "download": _download,
-    "run": _run,
-    "status": _status,
-    "train": _train,
-    "measure": _measure,
-    "predict": _predict,
-}
-
-if __name__ == "__main__":
-    sys.exit(main())

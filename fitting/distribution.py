@@ -1,0 +1,84 @@
+"""Predictive distributions as quantile functions on a grid: one form for every method.
+
+Scores are proper (Gneiting and Raftery, JASA 102, 2007): lower is better, and none can be lowered
+by saying another distribution than one believes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+_GRID = np.arange(1, 200) / 200
+
+
+def probabilities(levels: Iterable[float]) -> np.ndarray:
+    """The grid, with the ends of central intervals of the levels, shape (Q,), rising."""
+    ends = [0.5 + sign * level / 2 for level in levels for sign in (-1, 1)]
+    return np.unique(np.round(np.concatenate([_GRID, ends]), 12))
+
+
+def interval(p: np.ndarray, quantiles: np.ndarray, level: float) -> tuple[float, float]:
+    """Central interval of quantiles (Q,) at p (Q,)."""
+    low, high = np.interp([0.5 - level / 2, 0.5 + level / 2], p, quantiles)
+    return float(low), float(high)
+
+
+def crps(p: np.ndarray, quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray:
+    """Continuous ranked probability score: twice the mean pinball loss over the uniform grid.
+
+    Args:
+        p: shape (Q,).
+        quantiles: shape (..., Q).
+        actual: shape (...).
+    """
+    on_grid = np.isin(p, np.round(_GRID, 12))
+    miss = actual[..., None] - quantiles[..., on_grid]
+    return 2 * np.mean(miss * (p[on_grid] - (miss < 0)), axis=-1)
+
+
+def interval_score(
+    low: np.ndarray, high: np.ndarray, actual: np.ndarray, level: float
+) -> np.ndarray:
+    """Width of a central interval, and a fine of 2 / (1 - level) times any miss."""
+    miss = np.maximum(low - actual, 0) + np.maximum(actual - high, 0)
+    return high - low + 2 / (1 - level) * miss
+
+
+def mixture(p: np.ndarray, quantiles: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Quantiles of a mixture of distributions (a linear pool).
+
+    Args:
+        p: shape (Q,).
+        quantiles: of each component, shape (..., Q).
+        weights: one a component.
+    """
+    parts = np.stack([np.asarray(q) for q in quantiles])
+    share = np.asarray(weights, float) / np.sum(weights)
+    flat = parts.reshape(len(parts), -1, parts.shape[-1])
+    mixed = np.empty(flat.shape[1:])
+    for i in range(flat.shape[1]):
+        at = np.sort(flat[:, i].ravel())
+        below = [np.interp(at, q, p, left=0.0, right=1.0) for q in flat[:, i]]
+        total = share @ np.array(below)
+        # Where no component has mass the distribution function is flat: any point there will do.
+        mixed[i] = np.interp(p, *_rising(total, at))
+    return mixed.reshape(parts.shape[1:])
+
+
+def _rising(total: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    keep = np.append(True, np.diff(total) > 0)
+    return total[keep], at[keep]
+
+
+def density(
+    p: np.ndarray, quantiles: np.ndarray, points: int = 120
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smooth density for a picture: places and heights, from quantiles (Q,) at p (Q,)."""
+    mass, at = np.diff(p), (quantiles[1:] + quantiles[:-1]) / 2
+    spread = np.subtract(*np.interp([0.84, 0.16], p, quantiles)) / 2
+    bandwidth = max(0.35 * spread, 1e-4)
+    places = np.linspace(quantiles[0] - bandwidth, quantiles[-1] + bandwidth, points)
+    hills = np.exp(-0.5 * ((places[:, None] - at) / bandwidth) ** 2)
+    return places, hills @ mass / (mass.sum() * bandwidth * np.sqrt(2 * np.pi))

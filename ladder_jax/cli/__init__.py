@@ -1,0 +1,43 @@
+"""The front door: `ladder COMMAND`.  Each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from fitting.table import InputError
+from ladder_jax.arguments import parser
+from ladder_jax.cli import forecasts, runs, tables
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 only on success."""
+    top = parser(_COMMANDS)
+    args, extra = top.parse_known_args(arguments)
+    if extra and args.command != "train":
+        top.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.overrides = extra
+    try:
+        args.run(args)
+    except InputError as e:
+        print(f"ladder {args.command}: {e}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `ladder plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except KeyboardInterrupt:
+        print(f"ladder {args.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+_COMMANDS = {
+    "plan": runs.plan,
+    "download": tables.download,
+    "run": runs.run,
+    "status": runs.status,
+    "train": runs.train,
+    "measure": tables.measure,
+    "predict": forecasts.predict,
+    "score": forecasts.score,
+}

@@ -1,0 +1,38 @@
+"""Measurement tables: download, measure."""
+
+from __future__ import annotations
+
+import argparse
+
+from fitting import table
+from fitting.table import InputError, Problem
+from ladder_jax.cli import show
+
+
+def download(args: argparse.Namespace) -> None:
+    """Fetches public data."""
+    from ladder_jax import download
+
+    print(download.olmo_ladder(args.source))
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Writes one measurement table of many runs."""
+    from ladder_jax import download, lm_eval_results, measure, olmo_ladder
+
+    if args.runs == "":
+        raise InputError("--runs is empty: name a directory")
+    problems: list[Problem] = []
+    if args.source == "olmo-ladder":
+        frame, problems = olmo_ladder.from_olmo_ladder(args.runs or download.olmo_ladder())
+    elif args.runs is None:
+        wrote = {"runs": "`ladder run` or `train`", "lm-eval": "lm_eval --output_path"}
+        raise InputError(f"--runs DIR is needed: where {wrote[args.source]} wrote")
+    elif args.source == "lm-eval":
+        frame, problems = lm_eval_results.from_lm_eval(args.runs)
+    else:
+        frame = measure.from_runs(args.runs)
+    show.problems(problems, args.strict)
+    table.write(frame, args.out)
+    runs, tasks = frame["run"].nunique(), frame["task"].nunique()
+    print(f"{args.out}: {len(frame):,} measurements of {runs} runs and {tasks} tasks")
