@@ -18,7 +18,9 @@ from fitting.predict import TaskForecast
 from fitting.table import InputError
 
 LEVELS = (0.5, 0.8, 0.95)
-ALL_SPLITS = "all splits"
+COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
+FEWEST_SIZES = 3  # two to fit and one to hold out
+ALL_SPLITS, TARGETS = "all splits", "targets"  # the second is no split, and not among them
 CELL_COLUMNS = (
     "split", "method", "task", "target", "pred", "actual", "abs_error", "crps",
     *(f"{side}_{level:g}" for level in LEVELS for side in ("lo", "hi")), "interval_score",
@@ -33,20 +35,39 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str
     Raises:
         InputError: the runs have fewer than three sizes.
     """
-    known = table[table["run"].isin(list(runs))].drop_duplicates("run")
-    known = known.assign(n=known["n_params"].astype(float)).dropna(subset=["n"])
-    sizes = known.groupby("size", sort=False)["n"].max().sort_values()
-    if len(sizes) < 3:
+    known = table.loc[table["run"].isin(list(runs)), ["run", "size", "n_params"]]
+    known = known.astype({"n_params": float}).groupby("run").first()  # of each, the first known
+    for name in runs:
+        if not known["n_params"][name] > 0:
+            raise InputError(f"--train: run {name!r} has no n_params: fill it in")
+    label = known["size"].astype(object)
+    known["size"] = label.where(label.notna(), known["n_params"].map("{:.3g}".format))
+    sizes = known.groupby("size")["n_params"].max().sort_values()
+    if len(sizes) < FEWEST_SIZES:
         raise InputError(
             f"the runs of --train have {len(sizes)} size{'s' if len(sizes) != 1 else ''}: a "
             "backtest needs three, two to fit and one to hold out"
         )
     found = {}
-    for size, largest in list(sizes.items())[1:-1]:
-        below = [r for r in runs if known.set_index("run")["n"].get(r, np.inf) <= largest]
-        above = [r for r in runs if r not in below]
-        found[f"up to {size}"] = (below, above)
+    for last in range(1, len(sizes) - 1):
+        small = set(sizes.index[: last + 1])
+        below = [name for name in runs if known["size"][name] in small]
+        above = [name for name in runs if name not in below]
+        found[f"up to {sizes.index[last]}"] = (below, above)
     return found
+
+
+def check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[str]) -> None:
+    """Checks that runs to score at the end are measured and do not train.
+
+    Raises:
+        InputError: one of them is not in the table, or is a training run.
+    """
+    for name in targets:
+        if name in runs:
+            raise InputError(f"--target {name} is also in --train: leave it out of one")
+        if not (table["run"] == name).any():
+            raise InputError(f"--target {name!r} is not in the table: name a measured run")
 
 
 def run(
@@ -67,9 +88,12 @@ def run(
 
     Returns:
         A row a (split, method, task, held-out run) in `CELL_COLUMNS`, and what could not be done.
+
+    Raises:
+        InputError: there are too few sizes, or nothing could be forecast.
     """
     parts = splits(table, points.select_runs(table, train))
-    return score(table, {name: (*part,) for name, part in parts.items()}, tasks, methods, progress)
+    return score(table, parts, tasks, methods, progress)
 
 
 def score(
@@ -79,18 +103,28 @@ def score(
     methods: Mapping[str, Mapping[str, Any]],
     progress: bool = True,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """The same for splits of one's own: name -> (runs that train, runs that are forecast)."""
+    """The same for splits of one's own: name -> (runs that train, runs that are forecast).
+
+    Raises:
+        InputError: nothing could be forecast and compared.
+    """
     cells, failed = [], []
     jobs = [(split, name) for split in parts for name in methods]
     for split, name in tqdm(jobs, desc="backtest", unit="fit", disable=not progress):
         train, held = parts[split]
-        settings = dict(methods[name]) | {"levels": LEVELS}
         try:
-            made = predict.forecast(table, _literal(train), held, tasks, **settings)
+            made = predict.forecast(
+                table, _literal(train), held, tasks, levels=LEVELS, **methods[name]
+            )
         except InputError as e:
             failed.append(f"{split}, {name}: {e}")
             continue
+        for posterior in made[0].posteriors.values():
+            failed += [f"{split}, {name}: {problem}" for problem in posterior.problems]
         cells += [cell for forecast in made for cell in _cells(split, name, forecast)]
+    if not cells:
+        nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
+        raise InputError(failed[0] if failed else nothing)
     return pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failed
 
 
@@ -118,21 +152,23 @@ def _cells(split: str, method: str, forecast: TaskForecast) -> list[dict]:
         for level in LEVELS:
             low, high = distribution.interval(forecast.p, quantiles[g], level)
             cell |= {f"lo_{level:g}": low, f"hi_{level:g}": high}
-        cell["interval_score"] = distribution.interval_score(low, high, actual[g], LEVELS[-1])
-        cells.append(cell)
+        low, high = (np.asarray(cell[f"{side}_{LEVELS[-1]:g}"]) for side in ("lo", "hi"))
+        score = distribution.interval_score(low, high, actual[g], LEVELS[-1])
+        cells.append(cell | {"interval_score": float(score)})
     return cells
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row a (split, method), and over all splits: errors in points, shares covered, widths.
+    """A row a (split, method), and over all splits but the targets: errors, covers, widths.
 
     Columns: `split, method, n, mae, crps, interval_score`, then `cover_L` and `width_L` of each
     level; all but `n` and the covers are in points of accuracy.
     """
     rows = []
-    several = cells["split"].nunique() > 1
+    held_in = cells[cells["split"] != TARGETS]
+    several = held_in["split"].nunique() > 1
     for split in [*cells["split"].unique(), *([ALL_SPLITS] if several else [])]:
-        part = cells if split == ALL_SPLITS else cells[cells["split"] == split]
+        part = held_in if split == ALL_SPLITS else cells[cells["split"] == split]
         for method, group in part.groupby("method", sort=False):
             row: dict[str, Any] = {"split": split, "method": method, "n": len(group)}
             for column, name in (
@@ -151,9 +187,16 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_task(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error in points: a row a task, a column a method."""
+    """Mean absolute error in points: `task`, then a column a method; a row a task."""
     errors = 100 * cells.pivot_table("abs_error", "task", "method", sort=False)
     return errors.reset_index()
+
+
+def task_cells(errors: pd.DataFrame) -> list[list[str]]:
+    """A header and rows of text, of `by_task`."""
+    names = list(errors.columns[1:])
+    rows = [[row["task"], *(f"{row[n]:.2f}" for n in names)] for row in errors.to_dict("records")]
+    return [["task", *names], *rows]
 
 
 def table_cells(summary: pd.DataFrame) -> list[list[str]]:

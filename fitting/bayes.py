@@ -15,7 +15,7 @@ from scipy.special import expit, logit
 
 from fitting import sampler
 from fitting.gather import Points
-from fitting.hierarchy import ANNEALED, Step1, Step2, exponent_names
+from fitting.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2, exponent_names
 from fitting.laws import Law, Link
 from fitting.optimise import Curve, Fit, summarise
 from fitting.sampler import Draws
@@ -23,7 +23,7 @@ from fitting.table import InputError
 
 # Discrepancy per e-fold of compute beyond the largest run, of a log loss and of a logit accuracy.
 # Chosen on held-in extrapolations (`ladder backtest`), where coverage hardly depends on them.
-LOSS_DISCREPANCY, LOGIT_DISCREPANCY = 0.003, 0.02
+LOSS_DISCREPANCY, LOGIT_DISCREPANCY = 0.003, 0.01
 _NOISE_DRAWS = 5  # of residual noise, for each draw of parameters
 _SEED = 0
 _EDGE = 1e-9  # an accuracy's distance from 0 and 1 before its logit is taken
@@ -204,7 +204,12 @@ def levels_of(p: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarr
 
 
 def _repeated(draws: Draws) -> dict[str, np.ndarray]:
-    return {name: np.tile(v, (_NOISE_DRAWS, 1)) for name, v in draws.flat().items() if v.ndim == 2}
+    return {name: np.tile(v, (_NOISE_DRAWS, 1)) for name, v in _by_task(draws).items()}
+
+
+def _by_task(draws: Draws) -> dict[str, np.ndarray]:
+    """Sites with a value a series or task, chains joined: shape (draws, T)."""
+    return {name: v for name, v in draws.flat().items() if name not in COMMON_SITES}
 
 
 def _log_losses(
@@ -236,7 +241,7 @@ def _rates(data: Sequence[Points]) -> np.ndarray:
 def curves(posterior: Posterior, points: Points, task: int) -> tuple[Fit[Law], Fit[Link] | None]:
     """A task's law and link at the posterior's means, with the posterior's covariance."""
     series, s = posterior.series, posterior.series.of_task[task]
-    p = {n: v[:, s] for n, v in posterior.step1.flat().items() if v.ndim == 2}
+    p = {n: v[:, s] for n, v in _by_task(posterior.step1).items()}
     log_level = series.centre_y[s] + p["level"]
     floor = expit(p["logit_floor"])
     theta = np.empty((len(floor), len(points.law.params)))
@@ -253,7 +258,7 @@ def curves(posterior: Posterior, points: Points, task: int) -> tuple[Fit[Law], F
     if posterior.step2 is None or task not in posterior.linked or points.link is None:
         return step1, None
     place = posterior.linked.index(task)
-    q = {n: v[:, place] for n, v in posterior.step2.flat().items() if v.ndim == 2}
+    q = {n: v[:, place] for n, v in _by_task(posterior.step2).items()}
     steepness = np.exp(q["log_steepness"])
     half = np.exp(series.centre_y[s] + q["height"] / steepness)
     sd = float(np.sqrt(np.exp(2 * q["log_run_sd"]) + np.exp(2 * q["log_window_sd"])).mean())

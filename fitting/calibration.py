@@ -18,10 +18,10 @@ import scipy.stats
 from scipy.special import expit, logit
 from tqdm import tqdm
 
-from fitting import bayes
+from fitting import bayes, sampler
 from fitting.bayes import Series
 from fitting.gather import Points, Windows
-from fitting.hierarchy import ANNEALED, Step1, Step2
+from fitting.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2
 from fitting.laws import CHINCHILLA, HILL
 
 N_RANKS = 20  # bins of a rank histogram
@@ -96,8 +96,8 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
         )
         for t in range(n_tasks)
     ]  # fmt: skip
-    truth = {f"step 1, {name}": v for name, v in p.items()}
-    truth |= {f"step 2, {name}": v for name, v in q.items()}
+    known = (*COMMON_SITES, "floor", "height")
+    truth = {f"step {k}, {n}": v for k, s in ((1, p), (2, q)) for n, v in s.items() if n in known}
     series = Series(
         np.broadcast_to(np.log(x) - centre, (n_tasks, *x.shape)), log_final,
         np.broadcast_to(centre, (n_tasks, 2)), np.zeros(n_tasks), np.arange(n_tasks),
@@ -107,13 +107,13 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
 
 def _prior(model: Step1 | Step2, seed: int, *arguments: np.ndarray) -> dict[str, np.ndarray]:
     """One draw of a model's sites."""
-    with jax.enable_x64():
+    with sampler.numerics():
         seeded = numpyro.handlers.seed(model, jax.random.key(seed))
         trace = numpyro.handlers.trace(seeded).get_trace(*arguments)
     return {
         name: np.asarray(site["value"])
         for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
+        if site["type"] == "deterministic" or not site.get("is_observed", True)
     }
 
 
@@ -161,11 +161,22 @@ def ranks(
         row = {}
         for name, true in ladder.truth.items():
             if name in drawn:
-                row[name] = _rank(drawn[name], true, task, n_draws)
+                row |= _ranks_of(name, drawn[name], true, task, n_draws)
         row["forecast, loss"] = _rank(losses[:, :, 0], ladder.loss, task, n_draws)
         row["forecast, accuracy"] = _rank(accuracies[:, :, 0], ladder.accuracy, task, n_draws)
         rows.append(row)
     return pd.DataFrame(rows), failed
+
+
+def _ranks_of(
+    name: str, draws: np.ndarray, true: np.ndarray, task: int, n_draws: int
+) -> dict[str, float]:
+    """One entry a site, or a row of it."""
+    if name.split(", ")[1] in COMMON_SITES:  # a row a population
+        each = {f"{name} {i}": (draws[:, i], true[i]) for i in range(len(true))}
+    else:
+        each = {name: (draws, true)}
+    return {key: _rank(*pair, task, n_draws) for key, pair in each.items()}
 
 
 def _rank(draws: np.ndarray, true: np.ndarray, task: int, n_draws: int) -> float:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from fitting import distribution
+from fitting import distribution, plots
 from fitting.backtest import ALL_SPLITS, LEVELS
 from fitting.plots import task_title
 from fitting.predict import TaskForecast
@@ -37,6 +37,16 @@ def plot_distribution(ax: Axes, forecast: TaskForecast) -> Axes:
     for side in ("left", "top", "right"):
         ax.spines[side].set_visible(False)
     return ax
+
+
+def of_forecasts(
+    forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
+) -> dict[str, Figure]:
+    """Those of `plots.figures`, and distributions where there are accuracies."""
+    drawn = plots.figures(forecasts, controls)
+    if any("acc" in forecast.quantiles for forecast in forecasts):
+        drawn["distributions"] = distributions(forecasts)
+    return drawn
 
 
 def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
@@ -96,19 +106,33 @@ def backtest(summary: pd.DataFrame) -> Figure:
 
 
 def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Axes:
-    """Shrinkage of the mean interval against FLOPs; filled: the best set within the budget."""
-    for row in advice.to_dict("records"):
-        marked = row["run"] in chosen
-        ax.plot(row["flops"], row["shrinkage"], "o", ms=7, color="tab:red" if marked else "0.4",
-                mfc="tab:red" if marked else "white")  # fmt: skip
-        ax.annotate(row["run"], (row["flops"], row["shrinkage"]), xytext=(5, 4), fontsize=7,
-                    textcoords="offset points")  # fmt: skip
+    """Shrinkage of the mean interval against FLOPs; filled: the best set within the budget.
+
+    A line a size, of which the ends are named in full and the rest by what follows the size.
+    """
+    for i, (_, group) in enumerate(advice.groupby("n_params")):
+        rows = group.sort_values("flops")
+        colour = f"C{i % 10}"
+        ax.plot(rows["flops"], rows["shrinkage"], "-", color=colour, lw=1, alpha=0.5)
+        for row in rows.to_dict("records"):
+            at, marked = (row["flops"], row["shrinkage"]), row["run"] in chosen
+            ax.plot(*at, "o", ms=7, color=colour, mfc=colour if marked else "white")
+            last = row["run"] == rows["run"].iloc[-1]
+            _, dash, rest = row["run"].rpartition("-")
+            ax.annotate(row["run"] if last or not dash else rest, at, fontsize=7, color=colour,
+                        xytext=(6, 3) if last else (0, -12 if i % 2 else 6), textcoords="offset points",
+                        ha="left" if last else "center",
+                        fontweight="bold" if marked else "normal")  # fmt: skip
     ax.set_xscale("log")
+    ax.margins(x=0.12)  # for the names at the right
     ax.xaxis.set_major_formatter(FuncFormatter(lambda c, _: f"{c:.0e}".replace("e+", "e")))
-    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
     ax.set(xlabel="FLOPs of the run", ylabel="narrower mean interval of the targets",
-           title="What each run would add")  # fmt: skip
+           title="What each run would add (filled: the best set)")  # fmt: skip
     ax.grid(alpha=0.25)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
     return ax
 
 

@@ -9,14 +9,15 @@ of the laws shrinks only as a larger run comes closer to the target.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpyro.infer.util import constrain_fn
+from tqdm import tqdm
 
 from fitting import bayes, sampler
 from fitting.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
@@ -25,24 +26,27 @@ from fitting.hierarchy import ANNEALED, Step1, Step2
 from fitting.table import InputError
 
 _HALF = 1.959964  # of a central 95 % interval of a normal, in standard deviations
-HELPS = 0.01  # least shrinkage of the mean width that is worth a run
-_EXHAUSTIVE = 10  # candidates up to which every set is tried
+# Largest gradient at a mode, per unit of a parameter that is known to better than about 1: the
+# mode is then off by at most about this share of a standard deviation.
+_SETTLED = 1e-3
+_BATCH = 50  # sub-ladders that are fitted at once
 
 
 class Joint(NamedTuple):
     """Normal predictions for M goals: T tasks, S series, P1 and P2 parameters of the steps.
 
-    `loss` and `accuracy` are directions F' dprediction / dparameter, F a factor of the posterior's
-    covariance: inner products of directions are covariances.
+    Arrays of numpy, or of JAX while they are computed.  `loss` and `accuracy` are directions
+    F' dprediction / dparameter, F a factor of the posterior's covariance: inner products of
+    directions are covariances.
     """
 
-    loss: jax.Array  # (S, M, P1), of log losses
-    accuracy: jax.Array  # (T, M, P2), at a given loss
-    slope: jax.Array  # (T, M), of accuracy in log loss
-    f: jax.Array  # (T, M), accuracy
-    loss_noise: jax.Array  # (S,), variance of a run's log loss
-    run_noise: jax.Array  # (T,), variance of a run's accuracy that its windows share
-    window_noise: jax.Array  # (T,), variance of one window's accuracy
+    loss: Any  # (S, M, P1), of log losses
+    accuracy: Any  # (T, M, P2), at a given loss
+    slope: Any  # (T, M), of accuracy in log loss
+    f: Any  # (T, M), accuracy
+    loss_noise: Any  # (S,), variance of a run's log loss
+    run_noise: Any  # (T,), variance of a run's accuracy that its windows share
+    window_noise: Any  # (T,), variance of one window's accuracy
 
 
 @dataclass(frozen=True)
@@ -115,50 +119,73 @@ def outlook(data: Sequence[Points], n_targets: int) -> Outlook:
         InputError: a task has no accuracy to go on to, or the posterior's mode was not found.
     """
     joint = joints(data, np.ones((1, len(data[0].y))))
-    widest = max(np.bincount(points.windows.run).max() for points in data)
-    series = bayes.series_of(data)
-    return Outlook(
-        Joint(*(np.asarray(part)[0] for part in joint)),
-        series.of_task, data[0].beyond, n_targets, int(widest),
-    )  # fmt: skip
+    return _outlook(data, joint, data[0].beyond, n_targets)
 
 
-def joints(data: Sequence[Points], weights: np.ndarray) -> Joint:
+def _outlook(
+    data: Sequence[Points], joint: Joint, beyond: np.ndarray, n_targets: int, at: int = 0
+) -> Outlook:
+    """Of the joint at one position of its leading axis."""
+    one = Joint(*(np.asarray(part)[at] for part in joint))
+    if not np.isfinite(one.f).all():
+        raise InputError("no mode of the posterior was found: add runs to --train")
+    widest = max(int(np.bincount(points.windows.run).max()) for points in data)
+    return Outlook(one, bayes.series_of(data).of_task, beyond, n_targets, widest)
+
+
+def joints(data: Sequence[Points], weights: np.ndarray, from_prior: bool = False) -> Joint:
     """Joint predictions from B sub-ladders: every part has a leading axis B.
 
     Args:
         data: of the tasks.
         weights: 1 for a run that a sub-ladder has, 0 for one that it has not, shape (B, R).
+        from_prior: linearised about each sub-ladder's mode, but with the prior's covariance.
+
+    Returns:
+        Predictions; `f` is NaN where no mode was found.
+
+    Raises:
+        InputError: a task has no accuracy to go on to.
     """
     law = data[0].law
     if law.of_accuracy or any(points.link is None for points in data):
         raise InputError("advice is for accuracies forecast in two steps: leave out other tasks")
     series = bayes.series_of(data)
     model1, model2 = Step1(tuple(law.inputs), True), Step2(True)
-    centre = series.centre_y[series.of_task]
-    x, accuracy, rate, windows, *chance = bayes.step2_arguments(data, centre)
-    first = [np.asarray(a) for a in (series.log_x, series.log_y)]
-    n = len(weights)
-    with jax.enable_x64():
-        each1 = (*_repeat(first, n), jnp.asarray(weights, float))
-        kept = windows * np.asarray(weights, float)[:, None, :, None]
-        each2 = (*_repeat((x, accuracy, rate), n), jnp.asarray(kept), *_repeat(chance, n))
+    goals = np.log([data[list(series.of_task).index(s)].goals for s in range(len(series.centre_y))])
+    function = _joint(model1, model2, tuple(series.of_task.tolist()))
+    with sampler.numerics():
+        each1, each2 = _arguments(data, weights)
         mode1, factor1, slope1 = sampler.modes(model1, each1)
         mode2, factor2, slope2 = sampler.modes(model2, each2)
-        lost = int(np.sum(~((slope1 < sampler.STATIONARY) & (slope2 < sampler.STATIONARY))))
-        if lost:
-            raise InputError(f"no mode of the posterior was found ({lost} of {n} ladders)")
-        goals = np.log([data[list(series.of_task).index(s)].goals for s in range(len(first[1]))])
-        goals = jnp.asarray(goals - series.centre_x[:, None])
-        function = _joint(model1, model2, tuple(series.of_task.tolist()))
-        return function(
-            mode1, factor1, mode2, factor2, goals,
+        settled = (slope1 < _SETTLED) & (slope2 < _SETTLED)
+        if from_prior:  # of which nothing was observed
+            none1, none2 = _arguments(data, np.zeros_like(weights, float))
+            factor1, factor2 = sampler.modes(model1, none1)[1], sampler.modes(model2, none2)[1]
+        joint = function(
+            mode1, factor1, mode2, factor2, jnp.asarray(goals - series.centre_x[:, None]),
             tuple(a[0] for a in each1), tuple(a[0] for a in each2),
         )  # fmt: skip
+    found = Joint(*(np.asarray(part) for part in joint))
+    return found._replace(f=np.where(np.asarray(settled)[:, None, None], found.f, np.nan))
 
 
-def _repeat(arrays: Sequence[np.ndarray], n: int) -> list[jax.Array]:
-    return [jnp.broadcast_to(jnp.asarray(a), (n, *np.shape(a))) for a in arrays]
+def _arguments(
+    data: Sequence[Points], weights: np.ndarray
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Of both models, once a sub-ladder: the same arrays, but for what is observed."""
+    series, present = bayes.series_of(data), jnp.asarray(weights, float)
+    arrays = bayes.step2_arguments(data, series.centre_y[series.of_task])
+
+    def repeat(array: np.ndarray) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(array), (len(present), *array.shape))
+
+    x, accuracy, rate, windows, chance, chance_sd = map(repeat, arrays)
+    kept = windows * present[:, None, :, None]
+    return (
+        (repeat(series.log_x), repeat(series.log_y), present),
+        (x, accuracy, rate, kept, chance, chance_sd),
+    )
 
 
 @functools.cache
@@ -166,19 +193,16 @@ def _joint(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
     tasks = np.array(of_task)
 
     def one(mode1, factor1, mode2, factor2, goals, arguments1, arguments2) -> Joint:
-        _, site1 = sampler.flat_start(model1, arguments1)
-        _, site2 = sampler.flat_start(model2, arguments2)
-
         def log_loss(theta: jax.Array) -> jax.Array:
-            p = site1(theta)
+            p = _sites(model1, theta, arguments1)
             return p["level"][:, None] + model1.shape(p, goals)
 
         def accuracy(theta: jax.Array, log_x: jax.Array) -> jax.Array:
-            return model2.mean(site2(theta), log_x, ANNEALED)
+            return model2.mean(_sites(model2, theta, arguments2), log_x, ANNEALED)
 
         at = log_loss(mode1)[tasks]
         f, slope = jax.jvp(lambda x: accuracy(mode2, x), (at,), (jnp.ones_like(at),))
-        p1, p2 = site1(mode1), site2(mode2)
+        p1, p2 = _sites(model1, mode1, arguments1), _sites(model2, mode2, arguments2)
         return Joint(
             jax.jacobian(log_loss)(mode1) @ factor1,
             jax.jacobian(accuracy)(mode2, at) @ factor2,
@@ -192,64 +216,82 @@ def _joint(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
     return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None)))
 
 
-def best_set(outlook: Outlook, costs: np.ndarray, budget: float) -> list[int]:
-    """The set of candidates within the budget that leaves the narrowest intervals.
+def _sites(model: Step1 | Step2, theta: jax.Array, arguments: tuple[jax.Array, ...]) -> dict:
+    """All sites of a model, also those that follow from others, at one vector of parameters."""
+    _, unravel = sampler.flat_start(model, arguments)
+    return constrain_fn(model, arguments, {}, unravel(theta), return_deterministic=True)
 
-    Every set is tried of up to ten affordable candidates.  Of more: sets grown one by one, by
-    shrinkage and by shrinkage per FLOP, then mended by exchanges.
+
+def criterion_against_realised(
+    data: Sequence[Points], base: Sequence[int], sets: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """What was foretold of larger ladders, and what fitting them gives.
 
     Args:
-        outlook: of the candidates.
-        costs: FLOPs of each, shape (C,).
-        budget: FLOPs.
+        data: of the tasks; their goals are the targets.
+        base: positions of the runs at hand.
+        sets: positions of the runs that each of B ladders adds to them.
 
     Returns:
-        Positions of candidates, cheapest first; empty if none shrinks the mean width by `HELPS`.
+        Variances of the targets' accuracies, each of shape (B, T, G): foretold from the base alone,
+        knowing no value of an added run, and realised, NaN where no mode was found.
+
+    Raises:
+        InputError: no mode was found for the base, or a task has no accuracy.
     """
-    affordable = [int(c) for c in np.flatnonzero(costs <= budget)]
-    if len(affordable) <= _EXHAUSTIVE:
-        sets = (
-            list(s) for n in range(1, len(affordable) + 1)
-            for s in itertools.combinations(affordable, n) if costs[list(s)].sum() <= budget
-        )  # fmt: skip
-        found = min(sets, key=outlook.width, default=[])
-    else:
-        grown = [_grow(outlook, costs, budget, affordable, power) for power in (0.0, 1.0)]
-        found = min((_exchange(outlook, costs, budget, affordable, s) for s in grown),
-                    key=outlook.width)  # fmt: skip
-    if not found or 1 - outlook.width(found) / outlook.width() < HELPS:
-        return []
-    return sorted(found, key=lambda c: costs[c])
+    n_runs, n_targets = len(data[0].y), len(data[0].goals)
+    compute = np.log(np.concatenate([data[0].goals, data[0].x])).sum(-1)  # but for a constant
+    runs = compute[n_targets:]
+    all_goals = [replace(p, goals=np.concatenate([p.goals, p.x])) for p in data]
+    weights = np.zeros((1 + len(sets), n_runs))
+    weights[:, list(base)] = 1.0
+    for i, added in enumerate(sets):
+        weights[1 + i, list(added)] = 1.0
+    beyond = [np.maximum(compute - runs[w > 0].max(), 0.0) for w in weights]
+    joint = _in_batches(all_goals, weights)
+    outlook = _outlook(all_goals, joint, beyond[0], n_targets)
+    foretold = [outlook.variance(added) for added in sets]
+    return np.array(foretold), _realised(all_goals, joint, beyond, n_targets)[1:]
 
 
-def _grow(
-    outlook: Outlook, costs: np.ndarray, budget: float, candidates: list[int], power: float
-) -> list[int]:
-    chosen: list[int] = []
-    while True:
-        left = budget - costs[chosen].sum()
-        open_ = [c for c in candidates if c not in chosen and costs[c] <= left]
-        if not open_:
-            return chosen
-        now = outlook.width(chosen)
-        gains = [(now - outlook.width([*chosen, c])) / costs[c] ** power for c in open_]
-        chosen = [*chosen, open_[int(np.argmax(gains))]]
+def design_against_realised(
+    data: Sequence[Points], sets: Sequence[Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same for ladders of B sets of runs, foretold from the prior at the whole ladder's mode.
+
+    What is foretold then differs by the design of a ladder alone, not by what it measured.
+    """
+    n_runs, n_targets = len(data[0].y), len(data[0].goals)
+    compute = np.log(np.concatenate([data[0].goals, data[0].x])).sum(-1)
+    runs = compute[n_targets:]
+    all_goals = [replace(p, goals=np.concatenate([p.goals, p.x])) for p in data]
+    weights = np.zeros((len(sets), n_runs))
+    for i, kept in enumerate(sets):
+        weights[i, list(kept)] = 1.0
+    smallest = np.maximum(compute - runs.min(), 0.0)
+    joint = joints(all_goals, np.ones((1, n_runs)), from_prior=True)
+    outlook = _outlook(all_goals, joint, smallest, n_targets)
+    foretold = [outlook.variance(kept) for kept in sets]
+    beyond = [np.maximum(compute - runs[w > 0].max(), 0.0) for w in weights]
+    realised = _realised(all_goals, _in_batches(all_goals, weights), beyond, n_targets)
+    return np.array(foretold), realised
 
 
-def _exchange(
-    outlook: Outlook, costs: np.ndarray, budget: float, candidates: list[int], chosen: list[int]
-) -> list[int]:
-    """Swaps one in for one out, as long as that narrows the intervals."""
-    best = outlook.width(chosen)
-    improved = True
-    while improved:
-        improved = False
-        for old, new in itertools.product(list(chosen), candidates):
-            swapped = [*(c for c in chosen if c != old), new]
-            if new in chosen or costs[swapped].sum() > budget:
-                continue
-            width = outlook.width(swapped)
-            if width < best * (1 - 1e-9):
-                chosen, best, improved = swapped, width, True
-                break
-    return chosen
+def _in_batches(data: Sequence[Points], weights: np.ndarray) -> Joint:
+    """`joints` of many sub-ladders, a batch at a time; the last is filled up with whole ladders."""
+    filled = np.ones((-(-len(weights) // _BATCH) * _BATCH, weights.shape[1]))
+    filled[: len(weights)] = weights
+    batches = tqdm(np.split(filled, len(filled) // _BATCH), desc="ladders", unit="batch")
+    parts = zip(*(joints(data, batch) for batch in batches), strict=True)
+    return Joint(*(np.concatenate(part)[: len(weights)] for part in parts))
+
+
+def _realised(
+    data: Sequence[Points], joint: Joint, beyond: Sequence[np.ndarray], n_targets: int
+) -> np.ndarray:
+    found = []
+    for i, (ahead, f) in enumerate(zip(beyond, joint.f, strict=True)):
+        known = np.isfinite(f).all()
+        variance = _outlook(data, joint, ahead, n_targets, i).variance() if known else np.nan
+        found.append(np.broadcast_to(variance, (len(data), n_targets)))
+    return np.array(found)

@@ -9,9 +9,20 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from fitting.hierarchy import Step1, Step2
 from fitting.optimise import Fit, predict
 from fitting.predict import TaskForecast
 
+_UNMOVED = 0.7  # posterior over prior standard deviation above which a parameter is told
+_WORDS = {
+    "logit_floor": "the irreducible share of the loss",
+    "logit_share": "how the rest of the loss divides between size and tokens",
+    "log_exponent_n_params": "the exponent of size",
+    "log_exponent_n_tokens": "the exponent of tokens",
+    "log_exponent_flops": "the exponent of compute",
+    "log_steepness": "the steepness of accuracy in loss",
+    "slope": "the effect of the learning rate",
+}
 _FAR_OUT = 0.5  # of the range of features fitted: a target this far beyond it is told
 
 
@@ -78,16 +89,23 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     """What a reader should know before trusting forecasts: plain words -> tasks it is true of."""
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
+        for feature, posterior in forecast.posteriors.items():
+            for problem in posterior.problems:
+                text = f"not converged ({feature}, {problem}): do not use"
+                notes.setdefault(text, []).append(forecast.task)
+        for text in _priors_say(forecast):
+            notes.setdefault(text, []).append(forecast.task)
         for name, fit in (("step 1", forecast.step1), ("step 2", forecast.step2)):
             if fit is None:
                 continue
             said = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
-            if not fit.converged:
+            if not fit.converged and not forecast.posteriors:
                 said.append(f"{name}: the fit stopped before a stationary point")
-            if fit.dof <= 2:
+            if fit.dof <= 2 and not forecast.posteriors:
                 said.append(f"{name}: only {fit.dof} more points than parameters")
             if fit.explained < 0.5:
-                said.append(f"{name}: explains under half of the variance; do not use")
+                use = "its interval rests on priors" if forecast.posteriors else "do not use"
+                said.append(f"{name}: explains under half of the variance; {use}")
             for text in said:
                 notes.setdefault(text, []).append(forecast.task)
         for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
@@ -100,6 +118,37 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
             )
             notes.setdefault(text, []).append(forecast.task)
     return notes | _reach(forecasts)
+
+
+def _priors_say(forecast: TaskForecast) -> list[str]:
+    """What a pooled forecast takes from its priors, the runs being silent on it."""
+    if not forecast.posteriors:
+        return []
+    said = []
+    for column, words in (("n_params", "size"), ("n_tokens", "number of tokens")):
+        if column in forecast.step1.curve.inputs and forecast.final[column].nunique() < 2:
+            said.append(f"the runs have one {words}: what it does is the prior's, not measured")
+    if forecast.data.chance is None and "acc" in forecast.columns:
+        said.append("the accuracy of guessing is not known: give --chance TASK=ACCURACY")
+    return said
+
+
+def unmoved(forecasts: Sequence[TaskForecast]) -> list[str]:
+    """Sentences on what the runs say little of: its posterior is about as wide as its prior."""
+    said = []
+    for feature, posterior in (forecasts[0].posteriors if forecasts else {}).items():
+        steps = [(Step1(posterior.inputs).populations, posterior.step1)]
+        if posterior.step2 is not None:
+            steps.append((Step2().populations, posterior.step2))
+        for populations, draws in steps:
+            spread = draws.flat()["mean"].std(axis=0)
+            for population, sd in zip(populations, spread, strict=True):
+                if sd > _UNMOVED * population.wide and population.name in _WORDS:
+                    said.append(
+                        f"Through {feature}, {_WORDS[population.name]} is not identified: what is "
+                        f"believed of it is {sd / population.wide:.0%} as wide as before any run."
+                    )
+    return said
 
 
 def _reach(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:

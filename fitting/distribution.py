@@ -26,7 +26,7 @@ def interval(p: np.ndarray, quantiles: np.ndarray, level: float) -> tuple[float,
 
 
 def crps(p: np.ndarray, quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Continuous ranked probability score: twice the mean pinball loss over the uniform grid.
+    """Continuous ranked probability score: twice the integral of the pinball loss, on the grid.
 
     Args:
         p: shape (Q,).
@@ -35,7 +35,8 @@ def crps(p: np.ndarray, quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray
     """
     on_grid = np.isin(p, np.round(_GRID, 12))
     miss = actual[..., None] - quantiles[..., on_grid]
-    return 2 * np.mean(miss * (p[on_grid] - (miss < 0)), axis=-1)
+    pinball = miss * (p[on_grid] - (miss < 0))
+    return 2 * pinball.sum(axis=-1) / (on_grid.sum() + 1)  # it is 0 at both ends of the grid
 
 
 def interval_score(
@@ -77,7 +78,8 @@ def density(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Smooth density for a picture: places and heights, from quantiles (Q,) at p (Q,)."""
     mass, at = np.diff(p), (quantiles[1:] + quantiles[:-1]) / 2
-    spread = np.subtract(*np.interp([0.84, 0.16], p, quantiles)) / 2
+    low, high = interval(p, quantiles, 0.68)
+    spread = (high - low) / 2
     bandwidth = max(0.35 * spread, 1e-4)
     places = np.linspace(quantiles[0] - bandwidth, quantiles[-1] + bandwidth, points)
     hills = np.exp(-0.5 * ((places[:, None] - at) / bandwidth) ** 2)

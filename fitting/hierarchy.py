@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,13 +30,18 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
-Values = Mapping[str, jax.Array]
+Values = Mapping[str, Any]  # of arrays, by site
 
 # Centres of the exponents' prior: typical of language-model losses, within a factor of about 2.
 _EXPONENTS = {"n_params": 0.35, "n_tokens": 0.28, "flops": 0.16}
 _LEVEL_VARIANCE = 0.1**2
 _FLOOR_SD = 0.03  # of an accuracy far above any loss seen, about chance
+COMMON_SITES = ("mean", "spread", "tasks")  # a value or row a population, not one a task
 ANNEALED = 0.1  # the rate at which accuracy is what the Hill curve says
+
+
+def _sample(name: str, prior: dist.Distribution) -> Any:
+    return numpyro.sample(name, prior)
 
 
 class Population(NamedTuple):
@@ -48,24 +53,24 @@ class Population(NamedTuple):
     spread: float
 
 
-def _tasks(populations: Sequence[Population], n: int, known_spreads: bool) -> dict[str, jax.Array]:
+def _tasks(populations: Sequence[Population], n: int, known_spreads: bool) -> dict[str, Any]:
     """Every population's parameter of n tasks, each of shape (n,).
 
     One site holds them all: NUTS on a small model costs by the operation, not by the number.
     """
     names, *priors = zip(*populations, strict=True)
     centre, wide, spread = (np.array(v) for v in priors)
-    mean = numpyro.sample("mean", dist.Normal(centre, wide).to_event(1))
+    mean = _sample("mean", dist.Normal(centre, wide).to_event(1))
     sd = spread / 2
     if not known_spreads:
-        sd = numpyro.sample("spread", dist.LogNormal(np.log(sd), 0.6).to_event(1))
+        sd = _sample("spread", dist.LogNormal(np.log(sd), 0.6).to_event(1))
     normal = dist.Normal(mean[:, None], sd[:, None]).expand([len(names), n]).to_event(2)
-    rows = numpyro.sample("tasks", normal)
-    return {name: numpyro.deterministic(name, row) for name, row in zip(names, rows, strict=True)}
+    rows = _sample("tasks", normal)
+    return {name: numpyro.deterministic(name, rows[i]) for i, name in enumerate(names)}
 
 
-def _levels(n: int) -> jax.Array:
-    return numpyro.sample("level", dist.Normal(0.0, _LEVEL_VARIANCE**0.5).expand([n]).to_event(1))
+def _levels(n: int) -> Any:
+    return _sample("level", dist.Normal(0.0, _LEVEL_VARIANCE**0.5).expand([n]).to_event(1))
 
 
 def exponent_names(inputs: tuple[str, ...]) -> list[str]:
@@ -164,8 +169,8 @@ class Step2:
         n = accuracy.shape[0]
         floor_sd = jnp.hypot(chance_sd, _FLOOR_SD)
         p = {
-            "floor": numpyro.sample("floor", dist.Normal(chance, floor_sd).to_event(1)),
-            "height": numpyro.sample("height", dist.Normal(-1.0, 1.5).expand([n]).to_event(1)),
+            "floor": _sample("floor", dist.Normal(chance, floor_sd).to_event(1)),
+            "height": _sample("height", dist.Normal(-1.0, 1.5).expand([n]).to_event(1)),
         } | _tasks(self.populations, n, self.known_spreads)
         residual = accuracy - self.mean(p, log_x.reshape(n, -1), rate.reshape(n, -1)).reshape(
             accuracy.shape

@@ -68,6 +68,7 @@ POOLED = {
     name: replace(protocol, final_window=5, skip=0.1, smooth=5, link=HILL)
     for name, protocol in PAPER.items()
 }  # of the methods that pool tasks: one preparation for every feature
+TEXT_FEATURE = "lm_loss"  # of a text, the same for all tasks
 N_WINDOWS = 5  # before a run's last one
 
 
@@ -97,8 +98,9 @@ def parse_target(table: pd.DataFrame, text: str) -> Target:
     rows = table[table["run"] == text]
     if not rows.empty:
         last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
-        known = (_number(last[c]) for c in ("n_params", "n_tokens", "flops"))
-        return Target(text, *known, _number(last["lr"]) / _number(last["lr_peak"]))
+        n_params, n_tokens, flops = (_number(last[c]) for c in ("n_params", "n_tokens", "flops"))
+        rate = _number(last["lr"]) / _number(last["lr_peak"])
+        return Target(text, n_params, n_tokens, flops, rate)
     name, given, numbers = text.partition("=")
     if not given:
         raise InputError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from fitting.gather import TaskData, gather
 from fitting.gather import compare as measured_again
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
 from fitting.optimise import Fit, predict
-from fitting.points import MAIN_TASKS, PAPER, POOLED, Target
+from fitting.points import MAIN_TASKS, PAPER, POOLED, TEXT_FEATURE, Target
 from fitting.table import InputError
 
 PREDICTION_COLUMNS = (
@@ -44,7 +44,7 @@ class TaskForecast:
         p: probabilities of `quantiles`, shape (Q,).
         quantiles: of what will be measured of each target, by `loss` and `acc`, shape (G, Q).
         method: which made it, and whether it failed its checks.
-        posterior: of the methods that draw; all tasks share it.
+        posteriors: of the methods that draw, by feature; all tasks share them.
     """
 
     data: TaskData
@@ -54,7 +54,7 @@ class TaskForecast:
     p: np.ndarray
     quantiles: dict[str, np.ndarray]
     method: str
-    posterior: Posterior | None = None
+    posteriors: Mapping[str, Posterior] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
@@ -87,7 +87,7 @@ def forecast(
     train: Sequence[str],
     targets: Sequence[str | Target],
     tasks: Sequence[str] = ("main",),
-    method: str = "paper",
+    method: str = "bayes",
     feature: str | None = None,
     inputs: str = "nd",
     steps: str = "two",
@@ -105,7 +105,8 @@ def forecast(
             it, or `Target`s.
         tasks: labels; `main` stands for the paper's eight.
         method: of `fitting.engines.ENGINES`.
-        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.
+        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  The pooling
+            methods, given none, mix bpb with C4 loss where every run has it.
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals.
@@ -136,19 +137,55 @@ def forecast(
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     if new_items and method not in POOLING:
         raise InputError(f"--new-items needs --method {' or '.join(POOLING)}")
-    protocol = (POOLED if method in POOLING else PAPER)[feature or "bpb"]
-    known = chance or {}
-    tasks_data = [
-        gather(table, task, runs, goals, protocol, law, known.get(task), new_items)
-        for task in dict.fromkeys(labels)
-    ]
-    return of_data(tasks_data, method, levels)
+    known, labels = chance or {}, list(dict.fromkeys(labels))
+    features = [feature or "bpb"]
+    if feature is None and method in POOLING:
+        features = _measured_features(table, runs)
+    protocols = POOLED if method in POOLING else PAPER
+    parts = []
+    for each in features:
+        tasks_data = [
+            gather(table, task, runs, goals, protocols[each], law, known.get(task), new_items)
+            for task in labels
+        ]
+        parts.append(of_data(tasks_data, method, levels, each))
+    return parts[0] if len(parts) == 1 else _pooled(parts, levels)
+
+
+def _measured_features(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """Bits per byte, and beside it the loss of a text if every run has it."""
+    text = POOLED[TEXT_FEATURE]
+    rows = table[(table["task"] == text.task) & (table["metric"] == text.metric)]
+    return ["bpb", TEXT_FEATURE] if set(runs) <= set(rows["run"]) else ["bpb"]
+
+
+def _pooled(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list[TaskForecast]:
+    """An even mixture of forecasts of accuracy through different features.
+
+    Losses, points and curves are those of the first feature.  Which feature a target will follow is
+    not known beforehand; a mixture says so where they disagree.
+    """
+    pooled = []
+    for same in zip(*parts, strict=True):
+        first = same[0]
+        quantiles = dict(first.quantiles)
+        if "acc" in quantiles:
+            each = [forecast.quantiles["acc"] for forecast in same]
+            quantiles["acc"] = distribution.mixture(first.p, each, [1.0] * len(each))
+        posteriors = {name: p for forecast in same for name, p in forecast.posteriors.items()}
+        method = max((forecast.method for forecast in same), key=len)  # the longer one complains
+        made = replace(first, quantiles=quantiles, posteriors=posteriors, method=method)
+        pooled.append(compared(with_levels(made, levels)))
+    return pooled
 
 
 def of_data(
-    tasks_data: Sequence[TaskData], method: str, levels: Sequence[float] = (0.95,)
+    tasks_data: Sequence[TaskData],
+    method: str,
+    levels: Sequence[float] = (0.95,),
+    feature: str = "bpb",
 ) -> list[TaskForecast]:
-    """Fits and forecasts what was gathered; see `forecast`."""
+    """Fits and forecasts what was gathered for one feature; see `forecast`."""
     runs, law = tasks_data[0].final, tasks_data[0].points.law
     if method in POOLING:
         if len(runs) < _FEWEST:
@@ -160,10 +197,11 @@ def of_data(
         )
     p = distribution.probabilities(levels)
     outcomes = ENGINES[method]([data.points for data in tasks_data], p)
-    return [
-        _forecast_of(data, outcome, method, levels, p)
+    made = [
+        _forecast_of(data, outcome, method, feature, p)
         for data, outcome in zip(tasks_data, outcomes, strict=True)
     ]
+    return [compared(with_levels(forecast, levels)) for forecast in made]
 
 
 def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
@@ -173,14 +211,16 @@ def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def _forecast_of(
-    data: TaskData, outcome: Outcome, method: str, levels: Sequence[float], p: np.ndarray
+    data: TaskData, outcome: Outcome, method: str, feature: str, p: np.ndarray
 ) -> TaskForecast:
     given = [outcome.first] if outcome.second is None else [outcome.first, outcome.second]
     quantiles = dict(zip(data.columns, given, strict=True))
-    posterior = outcome.posterior
-    said = method if posterior is None or not posterior.problems else f"{method} (not converged)"
-    made = TaskForecast(data, outcome.step1, outcome.step2, [], p, quantiles, said, posterior)
-    return compared(with_levels(made, levels))
+    if outcome.posterior is None:
+        return TaskForecast(data, outcome.step1, outcome.step2, [], p, quantiles, method)
+    said = f"{method} (not converged)" if outcome.posterior.problems else method
+    return TaskForecast(
+        data, outcome.step1, outcome.step2, [], p, quantiles, said, {feature: outcome.posterior}
+    )
 
 
 def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from fitting import page, plots, table
-from fitting.diagnose import warnings
+from fitting import backtest, charts, page, plots, table
+from fitting.diagnose import unmoved, warnings
 from fitting.predict import TaskForecast, to_frame
 
 
@@ -62,6 +62,7 @@ def write(
     controls: Sequence[TaskForecast],
     measurements: pd.DataFrame,
     provenance: dict[str, str],
+    held_out: pd.DataFrame | None = None,
 ) -> Path:
     """Writes `index.html` and its PNGs; returns the page's path.
 
@@ -72,14 +73,18 @@ def write(
         controls: tasks that are shown and not forecast.
         measurements: of all runs.
         provenance: what made the forecast: name -> value, shown as they are.
+        held_out: cells of a backtest among the runs fitted, if one was made.
     """
-    drawn = plots.figures(forecasts, controls)
+    drawn = charts.of_forecasts(forecasts, controls)
+    tested = None if held_out is None or held_out.empty else backtest.summary(held_out)
+    if tested is not None:
+        drawn["backtest"] = charts.backtest(tested)
     texts = [f for f in forecasts if "acc" not in f.columns]
     if texts:
         drawn["curves"] = plots.loss_curves(measurements, *texts[0].columns["loss"])
     for name, figure in drawn.items():
         table.write_atomically(directory / f"{name}.png", lambda p, f=figure: f.savefig(p, dpi=130))
-    content = page.render(title, _sections(forecasts, controls, drawn, provenance))
+    content = page.render(title, _sections(forecasts, controls, drawn, provenance, tested))
     path = directory / "index.html"
     table.write_atomically(path, lambda p: p.write_text(content, encoding="utf-8"))
     return path
@@ -90,6 +95,7 @@ def _sections(
     controls: Sequence[TaskForecast],
     drawn: Collection[str],
     provenance: dict[str, str],
+    tested: pd.DataFrame | None,
 ) -> list[page.Section]:
     predictions = to_frame(forecasts)
 
@@ -107,7 +113,10 @@ def _sections(
                 *(f"{line}." for line in summary(predictions)),
             ],
             accuracies if len(accuracies) > 1 else (),
-            pictures(forecast="Each task's forecast, its interval and the measured accuracy"),
+            pictures(
+                forecast="Each task's forecast, its interval and the measured accuracy",
+                distributions="Each task's forecast as a distribution; dashed: measured",
+            ),
         ),
         page.Section(
             "Losses", ["Of each task in bits per byte, and of held-out text."], losses
@@ -126,12 +135,22 @@ def _sections(
         ),
         page.Section(
             "What is not identified",
-            [*notes, "Exponents and asymptotes of so short a ladder are not to be quoted: they "
+            [*notes, *unmoved(forecasts), "Exponents and asymptotes of so short a ladder are not to be quoted: they "
              "trade against each other, and only what they forecast together is tested here."],
         ),
         page.Section("Cost", table=_cost_cells(forecasts)),
         page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
     ]  # fmt: skip
+    if tested is not None:
+        told = page.Section(
+            "Backtest",
+            ["The same methods, held against runs that were fitted above: the largest sizes are left "
+             "out in turn and forecast from the smaller ones.  MAE, CRPS and interval score are in "
+             "points of accuracy, less is better; an interval of 95 % should hold 95 % of the time."],
+            backtest.table_cells(tested),
+            pictures(backtest="Errors of each method, and its intervals' coverage against width"),
+        )  # fmt: skip
+        sections.insert(2, told)
     if controls:
         shown = page.Section(
             "Controls",

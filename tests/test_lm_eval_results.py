@@ -292,8 +292,8 @@ def test_a_ladder_is_forecast_in_one_step(tmp_path):
     frame, problems = from_lm_eval(tmp_path)
     assert problems == []
     *train, target = truth
-    (made,) = predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"], steps="one")
+    (made,) = predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"], "paper", steps="one")
     assert made.rows[0]["actual"] == truth[target]
     assert made.rows[0]["pred"] == pytest.approx(truth[target], abs=0.01)
     with pytest.raises(InputError, match="has no bpb of 'piqa_lmeval_5shot'"):
-        predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"])
+        predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"], "paper")

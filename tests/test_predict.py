@@ -1,5 +1,6 @@
 """Forecasts: the paper's numbers from its measurements, coverage on planted ladders, complaints."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from fitting.optimise import predict
 from fitting.points import PAPER
 from fitting.table import COLUMNS, InputError
 
+published = functools.partial(fp.forecast, method="paper")
 TRAIN = ["190M-*", "370M-*", "760M-*", "1.3B-*"]
 TARGETS = ["7B-4T", "13B-5T"]
 POINT = 1e-4  # .01 point of accuracy
@@ -36,7 +38,7 @@ def reference(public_data, analysis: str) -> pd.DataFrame:
     ],
 )
 def test_paper_mode_gives_the_papers_cells(public_data, public_table, analysis, options):
-    ours = fp.to_frame(fp.forecast(public_table, TRAIN, TARGETS, **options))
+    ours = fp.to_frame(published(public_table, TRAIN, TARGETS, **options))
     both = ours.merge(reference(public_data, analysis), on=["task", "target"], suffixes=("", "_r"))
     assert len(both) == 16
     assert (both["pred"] - both["pred_r"]).abs().max() < POINT
@@ -47,7 +49,7 @@ def test_paper_mode_gives_the_papers_cells(public_data, public_table, analysis, 
 
 def test_paper_mode_gives_the_papers_coefficients(public_data, public_table):
     rows = reference(public_data, "chained").drop_duplicates("task").set_index("task")
-    for forecast in fp.forecast(public_table, TRAIN, TARGETS):
+    for forecast in published(public_table, TRAIN, TARGETS):
         first = json.loads(rows.at[forecast.task, "c1"])
         second = json.loads(rows.at[forecast.task, "c2"])
         np.testing.assert_allclose(forecast.step1.theta, first, rtol=1e-3, atol=1e-6)
@@ -97,7 +99,7 @@ def test_other_tasks_agree_with_a_plain_scipy_fit(public_table, name):
         sigmoid, xs, ys, p0=[-1, 0.9, 3, 1], maxfev=500_000,
         bounds=([-1, 0, 0, 0], [0, np.inf, np.inf, 1]),
     )  # fmt: skip
-    ours = fp.to_frame(fp.forecast(public_table, TRAIN, TARGETS, tasks=[task]))
+    ours = fp.to_frame(published(public_table, TRAIN, TARGETS, tasks=[task]))
     for row, n_params, n_tokens in zip(
         ours.itertuples(), (6_887_575_552, 13_202_396_160), (3_945_065_873_408, 5_000_088_518_656),
         strict=True,
@@ -108,11 +110,11 @@ def test_other_tasks_agree_with_a_plain_scipy_fit(public_table, name):
 
 def test_the_slip_in_the_start_of_step_2_moves_boolq_alone(public_table, monkeypatch):
     tasks = ["main", "boolq_val_rc_5shot"]
-    slipped = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
+    slipped = fp.to_frame(published(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
     start, *others = SIGMOID.params
     link = replace(SIGMOID, params=(replace(start, start=-0.5), *others))  # BoolQ's chance - 1
     monkeypatch.setitem(PAPER, "bpb", replace(PAPER["bpb"], link=link))
-    meant = fp.to_frame(fp.forecast(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
+    meant = fp.to_frame(published(public_table, TRAIN, ["7B-4T"], tasks)).set_index("task")
     moved = 100 * (slipped["pred"] - meant["pred"]).abs()
     assert moved["boolq_val_rc_5shot"] == pytest.approx(0.012, abs=0.001)
     assert moved.drop("boolq_val_rc_5shot").max() < 0.001
@@ -154,7 +156,7 @@ def planted(seed: int, noise_loss: float, noise_acc: float) -> pd.DataFrame:
 
 def test_a_planted_ladder_is_forecast():
     table = planted(0, 0.0, 0.0)
-    (row,) = fp.to_frame(fp.forecast(table, LADDER, [GOAL], tasks=["t"])).to_dict("records")
+    (row,) = fp.to_frame(published(table, LADDER, [GOAL], tasks=["t"])).to_dict("records")
     assert row["abs_error"] < 0.005
     assert row["pred_loss"] == pytest.approx(row["actual_loss"], rel=5e-3)
 
@@ -163,7 +165,7 @@ def test_intervals_hold_about_as_often_as_they_say():
     n, hits = 60, {(level, side): 0 for level in (0.5, 0.95) for side in ("loss", "accuracy")}
     for seed in range(n):
         table = planted(seed, 0.004, 0.004)
-        rows = fp.to_frame(fp.forecast(table, LADDER, [GOAL], ["t"], levels=[0.5, 0.95]))
+        rows = fp.to_frame(published(table, LADDER, [GOAL], ["t"], levels=[0.5, 0.95]))
         for row in rows.itertuples():
             hits[row.level, "loss"] += row.loss_lo <= row.actual_loss <= row.loss_hi
             hits[row.level, "accuracy"] += row.lo <= row.actual <= row.hi
@@ -175,7 +177,7 @@ def test_intervals_hold_about_as_often_as_they_say():
 def test_a_target_measured_elsewhere_is_not_compared():
     table = planted(0, 0.0, 0.0)
     late = (table["run"] == GOAL) & (table["metric"] == "acc_per_char") & (table["step"] > 10)
-    (forecast,) = fp.forecast(table[~late], LADDER, [GOAL], ["t"])
+    (forecast,) = published(table[~late], LADDER, [GOAL], ["t"])
     assert np.isnan(forecast.rows[0]["actual"])
     assert not np.isnan(forecast.rows[0]["actual_loss"])
     assert any("not measured at the tokens" in text for text in diagnose.warnings([forecast]))
@@ -185,15 +187,15 @@ def test_far_apart_evaluations_of_a_target_are_told():
     table = planted(0, 0.0, 0.0)
     for few, told in ((table["step"] % 10 == 0, True), (table["step"] == 20, False)):
         part = table[(table["run"] != GOAL) | few]
-        notes = diagnose.warnings(fp.forecast(part, LADDER, [GOAL], ["t"]))
+        notes = diagnose.warnings(published(part, LADDER, [GOAL], ["t"]))
         assert any("far apart in training" in note for note in notes) == told
 
 
 def test_a_single_step_needs_no_feature():
     table = planted(0, 0.0, 0.0)
-    whole = fp.to_frame(fp.forecast(table, LADDER, [GOAL], ["t"], steps="one"))
+    whole = fp.to_frame(published(table, LADDER, [GOAL], ["t"], steps="one"))
     acc = table[table["metric"] == "acc_per_char"]
-    alone = fp.to_frame(fp.forecast(acc, LADDER, [GOAL], ["t"], steps="one"))
+    alone = fp.to_frame(published(acc, LADDER, [GOAL], ["t"], steps="one"))
     pd.testing.assert_frame_equal(alone, whole)
 
 
@@ -201,13 +203,13 @@ def test_a_zero_loss_is_refused():
     table = planted(0, 0.0, 0.0)
     table.loc[(table["run"] == "2e+08-1xC") & (table["metric"] == "bpb"), "value"] = 0.0
     with pytest.raises(InputError, match=r"run '2e\+08-1xC' has a loss of 0"):
-        fp.forecast(table, LADDER, [GOAL], ["t"])
+        published(table, LADDER, [GOAL], ["t"])
 
 
 def test_a_target_to_come_needs_only_n_and_d():
     table = planted(0, 0.0, 0.0)
     known, unseen = fp.to_frame(
-        fp.forecast(table, ["2e*", "4e*", "8e*", "1e*"], ["7e+09-30xC", "new=7e9,4.2e12"], ["t"])
+        published(table, ["2e*", "4e*", "8e*", "1e*"], ["7e+09-30xC", "new=7e9,4.2e12"], ["t"])
     ).to_dict("records")
     assert unseen["pred"] == known["pred"]
     assert np.isnan(unseen["actual"])
@@ -236,13 +238,13 @@ def test_bad_requests_get_one_line(kind):
     change, line = COMPLAINTS[kind]
     ask = {"train": ["2e*", "4e*"], "targets": ["7e+09-30xC"], "tasks": ["t"]} | change
     with pytest.raises(InputError) as caught:
-        fp.forecast(planted(0, 0.0, 0.0), **ask)
+        published(planted(0, 0.0, 0.0), **ask)
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_warnings_name_what_is_not_identified(public_table):
-    forecasts = fp.forecast(public_table, TRAIN, TARGETS, ["csqa_val_rc_5shot"])
+    forecasts = published(public_table, TRAIN, TARGETS, ["csqa_val_rc_5shot"])
     assert "step 1: E ended on a bound" in diagnose.warnings(forecasts)
-    stuck = fp.forecast(public_table, TRAIN, TARGETS, ["piqa_val_rc_5shot"], feature="lm_loss")
+    stuck = published(public_table, TRAIN, TARGETS, ["piqa_val_rc_5shot"], feature="lm_loss")
     assert any("do not use" in text for text in diagnose.warnings(stuck))

@@ -59,4 +59,4 @@ CHANCE = {
     "winogrande_val_rc_5shot": 1 / 2,
 }  # as the published code has it; the last two are too noisy for the paper to forecast
 
-FORECAST: dict[str, Any] = {"method": "bootstrap"}  # of `ladder run`
+FORECAST: dict[str, Any] = {"method": "bayes"}  # of `ladder run`

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fitting.table import InputError
 from ladder_jax.arguments import parser
-from ladder_jax.cli import forecasts, runs, tables
+from ladder_jax.cli import advice, forecasts, runs, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,4 +40,6 @@ _COMMANDS = {
     "measure": tables.measure,
     "predict": forecasts.predict,
     "score": forecasts.score,
+    "backtest": advice.backtest,
+    "next": advice.next_run,
 }

@@ -17,6 +17,8 @@ def predict(args: argparse.Namespace) -> None:
     _check_outputs(
         {"the measurements": args.measurements}, {"--out": args.out, "--fits": args.fits}
     )
+    if args.draws and (Path(args.draws).suffix != ".nc" or args.method not in ("bayes", "laplace")):
+        raise InputError(f"--draws {args.draws!r} must end in .nc, and needs bayes or laplace")
     held = Path(args.out).with_suffix(".lock")
     if held.is_file() and not args.lock:
         raise InputError(f"--out {args.out}: {held} locks it: add --lock, or name another file")
@@ -27,7 +29,7 @@ def predict(args: argparse.Namespace) -> None:
     from ladder_jax.download import cache_dir
 
     compilation.keep(cache_dir())
-    from fitting import diagnose, plots, predict
+    from fitting import archive, charts, diagnose, predict
 
     settings = {
         "method": args.method,
@@ -35,6 +37,8 @@ def predict(args: argparse.Namespace) -> None:
         "inputs": args.inputs,
         "steps": args.steps,
         "levels": args.level or [0.95],
+        "chance": chances(args.chance),
+        "new_items": args.new_items,
     }
     forecasts = predict.forecast(frame, args.train, args.target, args.tasks, **settings)
     predictions = predict.to_frame(forecasts)
@@ -48,11 +52,28 @@ def predict(args: argparse.Namespace) -> None:
     if args.fits:
         write_predictions(diagnose.fits(forecasts), args.fits)
         print(args.fits)
+    if args.draws:
+        archive.write(forecasts, args.draws)
+        print(args.draws)
     if args.figures:
-        for name, figure in plots.figures(forecasts).items():
+        for name, figure in charts.of_forecasts(forecasts).items():
             path = Path(args.figures) / f"{name}.png"
             table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
             print(path)
+
+
+def chances(given: list[str]) -> dict[str, float]:
+    """Accuracies of guessing from TASK=P."""
+    known = {}
+    for text in given:
+        task, _, number = text.rpartition("=")
+        try:
+            known[task] = float(number)
+        except ValueError:
+            known[task] = -1.0
+        if not task or not 0 <= known[task] < 1:
+            raise InputError(f"--chance {text!r}: write TASK=P with P from 0 to 1, as in boolq=.5")
+    return known
 
 
 def _lock(

@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> None:
     forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
     print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
     launch.train_all(targets, out, cache_dir(), workers)
-    _report_targets(forecasts, controls, _measure_runs([*grid, *targets], out), lock, out)
+    _report_targets(
+        experiment, forecasts, controls, _measure_runs([*grid, *targets], out), lock, out
+    )
 
 
 def _check_blind(experiment: Any, targets: list[Any], out: Path) -> None:
@@ -124,7 +126,12 @@ def _forecast_targets(
 
 
 def _report_targets(
-    forecasts: list[Any], controls: list[Any], frame: Any, lock: dict[str, Any], out: Path
+    experiment: Any,
+    forecasts: list[Any],
+    controls: list[Any],
+    frame: Any,
+    lock: dict[str, Any],
+    out: Path,
 ) -> None:
     """Holds the forecasts against the measured targets: predictions.csv and the report."""
     from fitting import diagnose, predict, report
@@ -142,9 +149,22 @@ def _report_targets(
     } | tracking.environment()
     targets = ", ".join(dict.fromkeys(predictions["target"]))
     controls = [predict.compare(control, frame) for control in controls]
+    tested = _held_out(experiment, frame, [forecast.task for forecast in forecasts])
     print(report.write(
-        out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance
+        out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance, tested
     ))  # fmt: skip
+
+
+def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> Any:
+    """Cells of a backtest of every method inside the grid; None if it has too few sizes."""
+    from fitting import backtest
+
+    grid = [run.name for run in experiment.LADDER.runs()]
+    if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES:
+        return None
+    settings = {k: v for k, v in experiment.FORECAST.items() if k != "new_items"}
+    methods = {name: settings | {"method": name} for name in backtest.COMPARED}
+    return backtest.run(frame, grid, tasks, methods)[0]
 
 
 def status(args: argparse.Namespace) -> None:

@@ -1,0 +1,84 @@
+"""Does the criterion of `ladder next` rank ladders as fitting them does?
+
+Some runs are at hand, the cheapest; others are added, and what the criterion foretells from those
+at hand is ranked against what fitting all of them gives.  `design` foretells from the prior at the
+whole ladder's mode: what a choice of runs does, whatever they measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from math import comb
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+from fitting import design, points
+from fitting.gather import gather
+from fitting.laws import CHINCHILLA
+from fitting.points import MAIN_TASKS, POOLED
+from fitting.table import InputError
+
+N_BASE = 4  # three runs are fitted exactly by 8 tasks' laws: their noise has no mode
+N_RUNS = 6  # of a sub-ladder, where design alone is meant
+N_LADDERS = 600
+_ENOUGH = 10  # ladders with the same largest run, to be ranked among themselves
+_SEED = 0
+
+
+def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
+    """Prints rank correlations: two and three runs added to a base, and design alone."""
+    names = points.select_runs(table, args.train)
+    if len(names) <= N_RUNS:
+        raise InputError(f"{len(names)} runs: --train needs more than {N_RUNS}")
+    goals = [points.parse_target(table, name) for name in args.target]
+    data = [
+        gather(table, task, names, goals, POOLED["bpb"], CHINCHILLA).points for task in MAIN_TASKS
+    ]
+    compute = np.log(data[0].x).sum(-1)
+    order = [int(i) for i in np.argsort(compute)]
+    rng = np.random.default_rng(_SEED)
+    base = order[:N_BASE]
+    for n_more in (2, 3):
+        sets = _sets(sorted(order[N_BASE:]), n_more, rng)
+        foretold, realised = design.criterion_against_realised(data, base, sets)
+        said = f"{', '.join(names[i] for i in base)} and {n_more} more"
+        _report(said, foretold, realised, [[*base, *s] for s in sets], compute)
+    sets = _sets(list(range(len(names))), N_RUNS, rng)
+    foretold, realised = design.design_against_realised(data, sets)
+    _report(f"{N_RUNS} of {len(names)} by design", foretold, realised, sets, compute)
+
+
+def _sets(runs: list[int], size: int, rng: np.random.Generator) -> list[list[int]]:
+    """`N_LADDERS` different sets, or all if there are fewer."""
+    if comb(len(runs), size) <= N_LADDERS:
+        return [list(s) for s in itertools.combinations(runs, size)]
+    found: set[tuple[int, ...]] = set()
+    while len(found) < N_LADDERS:
+        found.add(tuple(sorted(int(i) for i in rng.choice(runs, size, replace=False))))
+    return [list(s) for s in sorted(found)]
+
+
+def _report(
+    said: str, foretold: np.ndarray, realised: np.ndarray, ladders: list[list[int]],
+    compute: np.ndarray,
+) -> None:  # fmt: skip
+    """One line: correlations of the mean standard deviation, and what a simple rule gets."""
+    known = np.isfinite(realised).all(axis=(1, 2))
+    first, second = (np.sqrt(v[known]).mean(axis=(1, 2)) for v in (foretold, realised))
+    largest = np.array([compute[ladder].max() for ladder in ladders])[known]
+    same = [np.isclose(largest, one) for one in np.unique(largest.round(9))]
+    within = [_rank(first[of], second[of]) for of in same if of.sum() >= _ENOUGH]
+    print(
+        f"{said}: {known.sum()} of {len(known)} ladders, Spearman of the criterion with the "
+        f"realised sd {_rank(first, second):.3f}; of the largest run's compute "
+        f"{_rank(-largest, second):.3f}; of the criterion among ladders with the "
+        f"same largest run {np.mean(within):.3f}",
+        flush=True,
+    )
+
+
+def _rank(x: np.ndarray, y: np.ndarray) -> float:
+    return float(np.asarray(spearmanr(x, y))[0])
