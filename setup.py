@@ -24,6 +24,10 @@ setup(
         "tensorflow-datasets==4.9.*",
         "importlib-resources",  # tensorflow-datasets imports it without asking for it
         "numpyro==0.22.*",
+        "arviz-base==0.8.*",
+        "arviz-stats==0.8.*",
+        "xarray>=2025.1",
+        "h5netcdf==1.*",
         "tokenizers==0.23.*",
         "numpy==2.*",
         "scipy==1.17.*",

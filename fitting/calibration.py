@@ -23,6 +23,7 @@ from fitting.bayes import Series
 from fitting.gather import Points, Windows
 from fitting.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2
 from fitting.laws import CHINCHILLA, HILL
+from fitting.table import COLUMNS
 
 N_RANKS = 20  # bins of a rank histogram
 _CHANCE = (0.25, 0.25, 0.5, 0.2)  # of the simulated tasks
@@ -103,6 +104,26 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
         np.broadcast_to(centre, (n_tasks, 2)), np.zeros(n_tasks), np.arange(n_tasks),
     )  # fmt: skip
     return Simulated(data, series, truth, np.exp(goal), np.clip(reached, 0, 1))
+
+
+def as_table(ladder: Simulated) -> pd.DataFrame:
+    """A simulated ladder as measurements: runs `r0` to `r8` and tasks `task0`, `task1`, ..."""
+    rows = []
+    for t, data in enumerate(ladder.data):
+        w = data.windows
+        for i, (n, tokens) in enumerate(data.x):
+            for share, j in zip(_SHARES, np.flatnonzero(w.run == i), strict=True):
+                known = {
+                    "run": f"r{i}", "size": f"{n / 1e6:.0f}M", "multiple": tokens / n / 20,
+                    "seed": 0, "step": int(1000 * share), "n_params": int(n),
+                    "n_params_total": int(n), "n_tokens": int(tokens * share),
+                    "flops": 6 * n * tokens * share, "lr": w.rate[j], "lr_peak": 1.0,
+                    "task": f"task{t}", "n_examples": 1000,
+                }  # fmt: skip
+                acc = float(np.clip(w.accuracy[j], 0, 1))
+                rows.append(known | {"metric": "bpb", "value": float(w.feature[j])})
+                rows.append(known | {"metric": "acc_per_char", "value": acc})
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def _prior(model: Step1 | Step2, seed: int, *arguments: np.ndarray) -> dict[str, np.ndarray]:

@@ -119,8 +119,9 @@ def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Ax
             ax.plot(*at, "o", ms=7, color=colour, mfc=colour if marked else "white")
             last = row["run"] == rows["run"].iloc[-1]
             _, dash, rest = row["run"].rpartition("-")
+            place = (6, 3) if last else (0, -12 if i % 2 else 6)  # sizes above and below in turn
             ax.annotate(row["run"] if last or not dash else rest, at, fontsize=7, color=colour,
-                        xytext=(6, 3) if last else (0, -12 if i % 2 else 6), textcoords="offset points",
+                        xytext=place, textcoords="offset points",
                         ha="left" if last else "center",
                         fontweight="bold" if marked else "normal")  # fmt: skip
     ax.set_xscale("log")

@@ -8,30 +8,17 @@ import xarray as xr
 
 from fitting import archive, bayes, calibration, diagnose, distribution, predict, sampler
 from fitting.hierarchy import Step1, Step2
-from fitting.table import COLUMNS, InputError, validate
+from fitting.table import InputError, validate
 
 GOAL = "goal=7e9,4e11"
-TASKS = [f"t{t}" for t in range(4)]
+TASKS = [f"task{t}" for t in range(4)]
 CHANCE = dict(zip(TASKS, (0.25, 0.25, 0.5, 0.2), strict=True))
 
 
 def as_table(seed=0, accuracy=None) -> pd.DataFrame:
-    """A simulated ladder as measurements: nine runs, four evaluations each."""
-    ladder, rows = calibration.simulate(seed), []
-    for task, data in zip(TASKS, ladder.data, strict=True):
-        w = data.windows
-        for i, (n, tokens) in enumerate(data.x):
-            mine = np.flatnonzero(w.run == i)
-            for share, j in zip((0.4, 0.6, 0.8, 1.0), mine, strict=True):
-                acc = float(np.clip(w.accuracy[j] if accuracy is None else accuracy, 0, 1))
-                known = {"run": f"r{i}", "size": f"{n:.0e}", "multiple": tokens / n / 20, "seed": 0,
-                         "step": int(1000 * share), "n_params": int(n), "n_params_total": int(n),
-                         "n_tokens": int(tokens * share), "flops": 6 * n * tokens,
-                         "lr": float(w.rate[j]), "lr_peak": 1.0, "task": task,
-                         "n_examples": 1000}  # fmt: skip
-                rows.append(known | {"metric": "bpb", "value": float(w.feature[j])})
-                rows.append(known | {"metric": "acc_per_char", "value": acc})
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    frame = calibration.as_table(calibration.simulate(seed))
+    if accuracy is not None:
+        frame.loc[frame["metric"] == "acc_per_char", "value"] = accuracy
     assert validate(frame) == []
     return frame
 
@@ -124,7 +111,7 @@ def test_a_lower_rate_at_the_end_moves_the_forecast():
 
 def test_features_are_mixed_where_a_text_is_known(monkeypatch):
     frame = as_table()
-    text = frame[(frame["task"] == "t0") & (frame["metric"] == "bpb")]
+    text = frame[(frame["task"] == "task0") & (frame["metric"] == "bpb")]
     text = text.assign(task="c4_en_val", metric="lm_loss", value=text["value"] ** 0.5)
     both = pd.concat([frame, text], ignore_index=True)
     one, other = forecast(both, feature="bpb"), forecast(both, feature="lm_loss")
@@ -162,7 +149,7 @@ def test_too_little_is_wide_or_refused():
     made = forecast(one_size)
     assert width(made) > whole
     assert any("one size" in note for note in diagnose.warnings(made))
-    assert width(forecast(frame, tasks=["t0"])) > 0.02
+    assert width(forecast(frame, tasks=["task0"])) > 0.02
     with pytest.raises(InputError, match="needs at least 3"):
         forecast(frame[frame["run"].isin(["r0", "r8"])])
     with pytest.raises(InputError, match="use --steps two"):
@@ -170,7 +157,7 @@ def test_too_little_is_wide_or_refused():
 
 
 def test_a_constant_accuracy_keeps_its_doubt():
-    flat = forecast(as_table(accuracy=0.25), tasks=["t0"], chance={"t0": 0.25})
+    flat = forecast(as_table(accuracy=0.25), tasks=["task0"], chance={"task0": 0.25})
     (low, high) = (flat[0].rows[1][side] for side in ("lo", "hi"))
     assert low < 0.25 < high
     assert high - low > 0.01

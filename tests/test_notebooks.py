@@ -23,13 +23,20 @@ def test_task_ladders_runs(public_data, tmp_path, monkeypatch):
     execute("task_ladders", monkeypatch)
 
 
-def execute(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecast_runs(tmp_path, monkeypatch):
+    execute("forecast", monkeypatch, tmp_path)
+    assert (tmp_path / "my_measurements.csv").is_file()
+
+
+def execute(
+    name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = FOLDER.parent
+) -> None:
     path = FOLDER / f"{name}.ipynb"
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as users have
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "commit it without outputs"
     client = nbclient.NotebookClient(
-        notebook, timeout=900, resources={"metadata": {"path": str(FOLDER.parent)}}
+        notebook, timeout=900, resources={"metadata": {"path": str(folder)}}
     )
     client.execute()
     text = "".join(

@@ -66,13 +66,13 @@ def _report(
     compute: np.ndarray,
 ) -> None:  # fmt: skip
     """One line: correlations of the mean standard deviation, and what a simple rule gets."""
-    known = np.isfinite(realised).all(axis=(1, 2))
+    known = np.isfinite(realised.reshape(len(realised), -1).min(axis=1))
     first, second = (np.sqrt(v[known]).mean(axis=(1, 2)) for v in (foretold, realised))
     largest = np.array([compute[ladder].max() for ladder in ladders])[known]
     same = [np.isclose(largest, one) for one in np.unique(largest.round(9))]
     within = [_rank(first[of], second[of]) for of in same if of.sum() >= _ENOUGH]
     print(
-        f"{said}: {known.sum()} of {len(known)} ladders, Spearman of the criterion with the "
+        f"{said}: {known.sum()} of {len(ladders)} ladders, Spearman of the criterion with the "
         f"realised sd {_rank(first, second):.3f}; of the largest run's compute "
         f"{_rank(-largest, second):.3f}; of the criterion among ladders with the "
         f"same largest run {np.mean(within):.3f}",
