@@ -1,8 +1,8 @@
 """Simulation-based calibration: does the sampler find what the priors put there?
 
-Parameters are drawn from the priors, a ladder is made from them, and the posterior is sampled.  The
-rank of each true value among its posterior draws is uniform if model and sampler agree (Talts et al.,
-arXiv 1804.06788).  It says nothing of whether the priors suit language models: a backtest does.
+Parameters are drawn from the priors, a ladder is made from them, and the posterior is sampled.
+The rank of each true value among its posterior draws is uniform if model and sampler agree (Talts
+et al., arXiv 1804.06788).  Whether the priors suit language models is for a backtest to tell.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ N_RANKS = 20  # bins of a rank histogram
 _CHANCE = (0.25, 0.25, 0.5, 0.2)  # of the simulated tasks
 _SIZES, _MULTIPLES = np.array([1e8, 3e8, 1e9]), np.array([1.0, 3.0, 10.0])
 _GOAL = (7e9, 4e11)
+_OF = {"mean": "mean", "spread": "spread", "tasks": "a task's"}
 _SHARES = (0.4, 0.6, 0.8, 1.0)  # of a run's tokens at which it is evaluated
 
 
@@ -192,12 +193,15 @@ def ranks(
 def _ranks_of(
     name: str, draws: np.ndarray, true: np.ndarray, task: int, n_draws: int
 ) -> dict[str, float]:
-    """One entry a site, or a row of it."""
-    if name.split(", ")[1] in COMMON_SITES:  # a row a population
-        each = {f"{name} {i}": (draws[:, i], true[i]) for i in range(len(true))}
-    else:
-        each = {name: (draws, true)}
-    return {key: _rank(*pair, task, n_draws) for key, pair in each.items()}
+    """One entry a site, or a population of it."""
+    step, site = name.split(", ")
+    if site not in COMMON_SITES:
+        return {name: _rank(draws, true, task, n_draws)}
+    model = Step1(CHINCHILLA.inputs) if step == "step 1" else Step2()
+    return {
+        f"{step}, {population.name}, {_OF[site]}": _rank(draws[:, i], true[i], task, n_draws)
+        for i, population in enumerate(model.populations)
+    }
 
 
 def _rank(draws: np.ndarray, true: np.ndarray, task: int, n_draws: int) -> float:

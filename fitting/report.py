@@ -135,8 +135,9 @@ def _sections(
         ),
         page.Section(
             "What is not identified",
-            [*notes, *unmoved(forecasts), "Exponents and asymptotes of so short a ladder are not to be quoted: they "
-             "trade against each other, and only what they forecast together is tested here."],
+            [*notes, *unmoved(forecasts),
+             "Exponents and asymptotes of so short a ladder are not to be quoted: they trade "
+             "against each other, and only what they forecast together is tested here."],
         ),
         page.Section("Cost", table=_cost_cells(forecasts)),
         page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
@@ -144,9 +145,10 @@ def _sections(
     if tested is not None:
         told = page.Section(
             "Backtest",
-            ["The same methods, held against runs that were fitted above: the largest sizes are left "
-             "out in turn and forecast from the smaller ones.  MAE, CRPS and interval score are in "
-             "points of accuracy, less is better; an interval of 95 % should hold 95 % of the time."],
+            ["The same methods, held against runs that were fitted above: the largest sizes are "
+             "left out in turn and forecast from the smaller ones.  MAE, CRPS and interval score "
+             "are in points of accuracy, less is better; a 95 % interval should hold 95 % of the "
+             "time."],
             backtest.table_cells(tested),
             pictures(backtest="Errors of each method, and its intervals' coverage against width"),
         )  # fmt: skip

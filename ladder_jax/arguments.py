@@ -100,8 +100,8 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
                          help="task labels; main: the paper's eight (default)")  # fmt: skip
     predict.add_argument("--method", default="bayes", choices=METHODS,
-                         help="bayes (default): tasks pooled, sampled; laplace: the same, quick and "
-                              "rougher; paper: as published")  # fmt: skip
+                         help="bayes (default): tasks pooled, sampled; laplace: the same, quick "
+                              "and rougher; paper: as published")  # fmt: skip
     predict.add_argument("--feature", choices=FEATURES, 
                          help="of two steps (default bpb; bayes and laplace: mixed with lm_loss "
                               "where every run has it)")  # fmt: skip
@@ -110,9 +110,12 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
                          help="levels of the predictive intervals (default 0.95)")  # fmt: skip
     predict.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",
-                         help="accuracy of guessing, for tasks whose label does not tell")  # fmt: skip
-    predict.add_argument("--new-items", action="store_true",
-                         help="forecast accuracy on test items drawn afresh (bayes, laplace)")
+                         help="accuracy of guessing, where a label does not tell")  # fmt: skip
+    predict.add_argument(
+        "--new-items",
+        action="store_true",
+        help="forecast accuracy on test items drawn afresh (bayes, laplace)",
+    )
     predict.add_argument(
         "--figures", metavar="DIR", help="draw both steps, all intervals and distributions here"
     )

@@ -10,7 +10,8 @@ import pytest
 from ladder_jax import cli, download, olmo_ladder
 from tests.test_measure import line, write
 
-COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score")
+COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score",
+            "backtest", "next")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,7 +43,8 @@ def test_predict_writes_all_or_nothing(tmp_path, capsys, public_table):
     measured, out = tmp_path / "m.parquet", tmp_path / "p.csv"
     table.write(public_table, measured)
     ask = ["predict", "--measurements", str(measured), "--train", "190M-*", "370M-*",
-           "--target", "7B-4T", "--tasks", "piqa_val_rc_5shot", "--out", str(out)]  # fmt: skip
+           "--target", "7B-4T", "--tasks", "piqa_val_rc_5shot", "--method", "paper", "--out",
+           str(out)]  # fmt: skip
     assert cli.main([*ask, "--target", "70B"]) == 2
     assert list(tmp_path.iterdir()) == [measured]
     assert cli.main([*ask, "--level", "0.5", "0.95", "--figures", str(tmp_path / "f")]) == 0
@@ -57,6 +59,7 @@ def test_predict_writes_all_or_nothing(tmp_path, capsys, public_table):
         "step2.png",
         "chained.png",
         "forecast.png",
+        "distributions.png",
     }
     assert "7B-4T: mean error" in capsys.readouterr().out
 

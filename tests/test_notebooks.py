@@ -28,9 +28,7 @@ def test_forecast_runs(tmp_path, monkeypatch):
     assert (tmp_path / "my_measurements.csv").is_file()
 
 
-def execute(
-    name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = FOLDER.parent
-) -> None:
+def execute(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = FOLDER.parent) -> None:
     path = FOLDER / f"{name}.ipynb"
     monkeypatch.setenv("XLA_FLAGS", "")  # one device, as users have
     notebook = nbformat.read(path, as_version=4)

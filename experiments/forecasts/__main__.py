@@ -1,5 +1,7 @@
 """`python -m experiments.forecasts NAME --measurements FILE`: analyses behind the forecasts.
 
+features: which feature forecasts held-out runs best, and do features together do better?
+calibration: ranks of true values among posterior draws, over ladders drawn from the priors
 next: does the criterion of `ladder next` rank ladders as fitting them does?
 """
 
@@ -9,12 +11,15 @@ import argparse
 import importlib
 import sys
 
+import pandas as pd
+
 from fitting import table
 from fitting.table import InputError
 from ladder_jax import compilation, download
 
 # Name -> module of this folder with `run(table, arguments)`, which prints what it finds.
-ANALYSES = {"next": "next_run"}
+ANALYSES = {"features": "features", "calibration": "calibration", "next": "next_run"}
+_NO_TABLE = ("calibration",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,21 +31,26 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example:\n  python -m experiments.forecasts next --measurements measurements.csv",
     )
     parser.add_argument("name", choices=list(ANALYSES))
-    parser.add_argument("--measurements", required=True, metavar="FILE")
+    parser.add_argument("--measurements", metavar="FILE")
+    parser.add_argument("--ladders", type=int, default=200, help="of calibration")
     parser.add_argument("--train", nargs="+", metavar="PATTERN",
                         default=["190M-*", "370M-*", "760M-*", "1.3B-*"])  # fmt: skip
     parser.add_argument("--target", nargs="+", metavar="RUN", default=["7B-4T", "13B-5T"])
     args = parser.parse_args(arguments)
     try:
-        frame, problems = table.read(args.measurements)
-        if problems:
-            raise InputError(f"{problems[0]} ({len(problems)} in all)")
+        frame = None if args.name in _NO_TABLE else _read(args.measurements)
         compilation.keep(download.cache_dir())
         importlib.import_module(f"experiments.forecasts.{ANALYSES[args.name]}").run(frame, args)
     except InputError as e:
         print(f"{parser.prog}: {e}", file=sys.stderr)
         return 2
     return 0
+
+
+def _read(path: str | None) -> pd.DataFrame:
+    if not path:
+        raise InputError("--measurements FILE is needed: `ladder measure` writes it")
+    return table.read(path, strict=True)[0]
 
 
 if __name__ == "__main__":
