@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +61,7 @@ def advise(
     candidates: Sequence[str | Target] | None,
     budget: float,
     tasks: Sequence[str] = ("main",),
+    chance: Mapping[str, float] | None = None,
 ) -> Advice:
     """How much each candidate would narrow the targets' intervals, and the best set.
 
@@ -71,6 +72,7 @@ def advise(
         candidates: in the same form; None for `untrained` sizes and multiples.
         budget: FLOPs.
         tasks: labels; `main` stands for the paper's eight.
+        chance: accuracies of guessing, by task, where labels do not tell.
 
     Raises:
         InputError: one line on what is missing or contradictory.
@@ -95,7 +97,9 @@ def advise(
     everything = [costed(goal, known) for goal in (*goals, *offered)]
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     data = [
-        gather(table, task, runs, everything, POOLED["bpb"], CHINCHILLA).points
+        gather(
+            table, task, runs, everything, POOLED["bpb"], CHINCHILLA, (chance or {}).get(task)
+        ).points
         for task in dict.fromkeys(labels)
     ]
     if not data:

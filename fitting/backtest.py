@@ -41,7 +41,9 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str
         if not known["n_params"][name] > 0:
             raise InputError(f"--train: run {name!r} has no n_params: fill it in")
     label = known["size"].astype(object)
-    known["size"] = label.where(label.notna(), known["n_params"].map("{:.3g}".format))
+    known["size"] = label.where(
+        label.notna() & (label != ""), known["n_params"].map("{:.3g}".format)
+    )
     sizes = known.groupby("size")["n_params"].max().sort_values()
     if len(sizes) < FEWEST_SIZES:
         raise InputError(
@@ -121,7 +123,8 @@ def score(
             continue
         for posterior in made[0].posteriors.values():
             failed += [f"{split}, {name}: {problem}" for problem in posterior.problems]
-        cells += [cell for forecast in made for cell in _cells(split, name, forecast)]
+        suffix = made[0].method.removeprefix(methods[name].get("method", made[0].method))
+        cells += [cell for forecast in made for cell in _cells(split, name + suffix, forecast)]
     if not cells:
         nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
         raise InputError(failed[0] if failed else nothing)

@@ -90,7 +90,9 @@ def fit(data: Sequence[Points], sample: Sampler, series: Series | None = None) -
     """
     law = data[0].law
     if law.of_accuracy:
-        raise InputError("--method bayes goes through a loss: use --steps two")
+        raise InputError(
+            "--method bayes goes through a loss: use --steps two, or --method bootstrap"
+        )
     inputs = tuple(law.inputs)
     series = series or series_of(data)
     known = sample is sampler.laplace
@@ -166,7 +168,8 @@ def predict(
     accuracy = f + p["slope"][..., None] * f * (1 - f) * (_rates(goals) - ANNEALED)
     variance = (np.exp(2 * p["log_window_sd"]) + np.exp(2 * p["log_run_sd"]))[..., None]
     items = np.array([points.items for points in goals])[:, None]
-    variance = variance + np.clip(accuracy * (1 - accuracy), 0.0, None) / items
+    # Twice: the runs' own items were a sample too, which all runs share and the curve follows.
+    variance = variance + 2 * np.clip(accuracy * (1 - accuracy), 0.0, None) / items
     accuracy = accuracy + np.sqrt(variance) * rng.standard_normal(f.shape)
     return np.exp(log_loss), np.clip(accuracy, 0.0, 1.0)
 

@@ -154,7 +154,11 @@ def _accuracy(
 
 
 def ranks(
-    seeds: Sequence[int], sample: bayes.Sampler, n_draws: int = 199, progress: bool = True
+    seeds: Sequence[int],
+    sample: bayes.Sampler,
+    n_draws: int = 199,
+    n_tasks: int = len(_CHANCE),
+    progress: bool = True,
 ) -> tuple[pd.DataFrame, int]:
     """Ranks of true values among posterior draws.
 
@@ -162,6 +166,7 @@ def ranks(
         seeds: of the ladders.
         sample: a sampler, as `bayes.fit` takes it.
         n_draws: kept of each posterior, evenly spaced.
+        n_tasks: of each ladder.
         progress: shows a bar.
 
     Returns:
@@ -171,7 +176,7 @@ def ranks(
     """
     rows, failed = [], 0
     for seed in tqdm(seeds, desc="ladders", unit="ladder", disable=not progress):
-        ladder = simulate(seed)
+        ladder = simulate(seed, n_tasks)
         posterior = bayes.fit(ladder.data, sample, ladder.series)
         failed += bool(posterior.problems)
         losses, accuracies = bayes.predict(posterior, ladder.data)

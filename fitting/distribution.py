@@ -36,7 +36,7 @@ def crps(p: np.ndarray, quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray
     on_grid = np.isin(p, np.round(_GRID, 12))
     miss = actual[..., None] - quantiles[..., on_grid]
     pinball = miss * (p[on_grid] - (miss < 0))
-    return 2 * pinball.sum(axis=-1) / (on_grid.sum() + 1)  # it is 0 at both ends of the grid
+    return 2 * pinball.sum(axis=-1) / (on_grid.sum() + 1)  # 0 at p = 0 and p = 1
 
 
 def interval_score(

@@ -182,7 +182,7 @@ def gather(
     data = TaskData(
         task, columns, protocol, law, final, curve, windows, _measure(table, goals, columns),
         of_label(task) if chance is None else chance,
-        float(final["n_examples"].min()) if new_items else math.inf,
+        _items(final, task) if new_items else math.inf,
     )  # fmt: skip
     _ = data.points  # complains now of what it lacks
     return data
@@ -200,9 +200,16 @@ def under(data: TaskData, law: Law) -> TaskData:
     return replace(data, columns=columns, law=law)
 
 
+def _items(final: pd.DataFrame, task: str) -> float:
+    lacking = final.loc[~(final["n_examples"] > 0), "run"]
+    if len(lacking):
+        raise InputError(f"--new-items: run {lacking.iloc[0]!r} has no n_examples of {task!r}")
+    return float(final["n_examples"].min())
+
+
 def _beyond(final: pd.DataFrame, goals: pd.DataFrame) -> np.ndarray:
     """ln of compute over the largest run's, by FLOPs where all are known, else by N D."""
-    known = all(frame["flops"].notna().all() for frame in (final, goals))
+    known = all((frame["flops"] > 0).all() for frame in (final, goals))
     largest, ahead = (
         (frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float)
         for frame in (final, goals)

@@ -40,11 +40,11 @@ def config_of(
         settings: other arguments of `fitting.predict.forecast`.
 
     Returns:
-        `settings`, `train`, and: `fitted`, names of runs; `targets`, name -> n_params, n_tokens
-        and flops; `tasks`, label -> what is forecast of it (`loss`, `acc`) -> (task, metric);
-        names of the `law` and the `link`.
+        `settings`, `train`, and: `fitted`, names of runs; `targets`, name -> n_params, n_tokens,
+        flops and rate; `tasks`, label -> what is forecast of it (`loss`, `acc`) -> (task, metric);
+        names of the `law` and the `link`; `features` of a pooled posterior.
     """
-    goals = forecasts[0].measured[["run", "n_params", "n_tokens", "flops"]]
+    goals = forecasts[0].measured[["run", "n_params", "n_tokens", "flops", "rate"]]
     points = [forecast.data.points for forecast in forecasts]
     link = next((p.link.name for p in points if p.link is not None), None)
     return dict(settings) | {
@@ -57,6 +57,7 @@ def config_of(
         "tasks": {f.task: {name: list(c) for name, c in f.columns.items()} for f in forecasts},
         "law": points[0].law.name,
         "link": link,
+        "features": list(forecasts[0].posteriors),
     }
 
 

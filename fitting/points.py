@@ -99,7 +99,8 @@ def parse_target(table: pd.DataFrame, text: str) -> Target:
     if not rows.empty:
         last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
         n_params, n_tokens, flops = (_number(last[c]) for c in ("n_params", "n_tokens", "flops"))
-        rate = _number(last["lr"]) / _number(last["lr_peak"])
+        peak = _number(last["lr_peak"])
+        rate = _number(last["lr"]) / peak if peak > 0 else math.nan
         return Target(text, n_params, n_tokens, flops, rate)
     name, given, numbers = text.partition("=")
     if not given:
@@ -239,7 +240,7 @@ def windows(points: pd.DataFrame, protocol: Protocol) -> pd.DataFrame:
     last = len(at) - min(protocol.final_window, near)
     before = np.arange(min(math.ceil(protocol.skip * len(at)), last), last)
     stretches = np.array_split(before, max(1, min(N_WINDOWS, len(before))))
-    rate = (points["lr"] / points["lr_peak"]).to_numpy(float)
+    rate = (points["lr"] / points["lr_peak"].where(points["lr_peak"] > 0)).to_numpy(float)
     known = {"loss": points["loss"], "acc": points["acc"], "rate": rate}
     rows = [s for s in (*stretches, np.arange(last, len(at))) if len(s)]
     return pd.DataFrame(

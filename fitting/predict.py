@@ -128,7 +128,8 @@ def forecast(
             raise InputError(f"--level {level}: must lie between 0 and 1")
     law = law or (SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs])
     runs = points.select_runs(table, train)
-    goals = [t if isinstance(t, Target) else points.parse_target(table, t) for t in targets]
+    asked = dict.fromkeys(targets)
+    goals = [t if isinstance(t, Target) else points.parse_target(table, t) for t in asked]
     for goal in goals:
         if goal.name in runs:
             raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
@@ -144,10 +145,13 @@ def forecast(
     protocols = POOLED if method in POOLING else PAPER
     parts = []
     for each in features:
-        tasks_data = [
-            gather(table, task, runs, goals, protocols[each], law, known.get(task), new_items)
-            for task in labels
-        ]
+        try:
+            tasks_data = [
+                gather(table, task, runs, goals, protocols[each], law, known.get(task), new_items)
+                for task in labels
+            ]
+        except InputError as e:
+            raise InputError(f"{e}{' (or --feature bpb)' if parts else ''}") from None
         parts.append(of_data(tasks_data, method, levels, each))
     return parts[0] if len(parts) == 1 else _pooled(parts, levels)
 
@@ -197,6 +201,10 @@ def of_data(
         )
     p = distribution.probabilities(levels)
     outcomes = ENGINES[method]([data.points for data in tasks_data], p)
+    for data, outcome in zip(tasks_data, outcomes, strict=True):
+        drawn = [q for q in (outcome.first, outcome.second) if q is not None]
+        if outcome.posterior is not None and not all(np.isfinite(q).all() for q in drawn):
+            raise InputError(f"--method {method} finds no finite forecast of {data.task!r}")
     made = [
         _forecast_of(data, outcome, method, feature, p)
         for data, outcome in zip(tasks_data, outcomes, strict=True)

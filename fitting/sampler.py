@@ -34,8 +34,9 @@ Model = Callable[..., None]
 
 @contextlib.contextmanager
 def numerics() -> Iterator[None]:
-    """float64, and the broadcasting between ranks that NumPyro's distributions rely on."""
-    with jax.enable_x64(), jax.numpy_rank_promotion("allow"):
+    """float64 on the CPU, and broadcasting between ranks, which NumPyro's distributions need."""
+    cpu = jax.local_devices(backend="cpu")[0]  # other processors would draw other numbers
+    with jax.enable_x64(), jax.numpy_rank_promotion("allow"), jax.default_device(cpu):
         yield
 
 
@@ -80,9 +81,9 @@ def run_nuts(
     n_draws: int = N_DRAWS,
     target: float = 0.9,
 ) -> Draws:
-    """One attempt: chains side by side, each `n_draws` long; `target` is of the acceptance."""
+    """One attempt: chains, each `n_draws` long; `target` is of the acceptance."""
     with numerics():
-        keys = jax.random.split(jax.random.key(seed, impl="unsafe_rbg"), n_chains)
+        keys = jax.random.split(jax.random.key(seed), n_chains)
         given = tuple(jnp.asarray(a) for a in arguments)
         flat, extra = _chains(model, n_warmup, n_draws, target)(keys, given)
         values = _constrain(model)(flat.reshape(-1, flat.shape[-1]), given)
@@ -128,7 +129,8 @@ def _chains(model: Model, n_warmup: int, n_draws: int, target: float) -> Callabl
         _, (z, kept) = jax.lax.scan(step, state, None, length=n_warmup + n_draws)
         return z[n_warmup:], {name: v[n_warmup:] for name, v in kept.items()}
 
-    return jax.jit(jax.vmap(chain, in_axes=(0, None)))
+    # One after another: side by side, each would walk as long as the longest of them.
+    return jax.jit(lambda keys, given: jax.lax.map(lambda key: chain(key, given), keys))
 
 
 def _health(values: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -136,7 +138,7 @@ def _health(values: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -
     from arviz_stats.base.array import array_stats
 
     columns = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values.values()], axis=-1)
-    columns = columns[..., np.ptp(columns, axis=(0, 1)) > 0]
+    columns = columns[..., ~(np.ptp(columns, axis=(0, 1)) == 0)]  # NaN stays, and fails
     r_hat = array_stats.rhat(columns, chain_axis=0, draw_axis=1)
     bulk = array_stats.ess(columns, chain_axis=0, draw_axis=1, method="bulk")
     tail = array_stats.ess(columns, chain_axis=0, draw_axis=1, method="tail", prob=(0.05, 0.95))
@@ -215,16 +217,22 @@ def _constrain(model: Model) -> Callable:
 
 def flat_start(model: Model, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, Callable]:
     """Unconstrained prior means as one vector, and the way back."""
-    seeded = numpyro.handlers.seed(model, jax.random.key(0))
+    at_means = numpyro.handlers.substitute(model, substitute_fn=_prior_mean)
+    seeded = numpyro.handlers.seed(at_means, jax.random.key(0))
     trace = numpyro.handlers.trace(seeded).get_trace(*arguments)
     start = {
-        name: biject_to(site["fn"].support).inv(
-            jnp.broadcast_to(site["fn"].mean, site["value"].shape).astype(float)
-        )
+        name: biject_to(site["fn"].support).inv(site["value"])
         for name, site in trace.items()
         if site["type"] == "sample" and not site["is_observed"]
     }
     return ravel_pytree(start)
+
+
+def _prior_mean(site: Mapping[str, Any]) -> jax.Array | None:
+    if site["type"] != "sample" or site.get("is_observed"):
+        return None
+    normal = site["fn"]
+    return jnp.broadcast_to(normal.mean, normal.shape()).astype(float)
 
 
 def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:

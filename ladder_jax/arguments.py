@@ -38,6 +38,10 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
         sub.set_defaults(run=commands[name])
         return sub
 
+    def chance(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",
+                         help="accuracy of guessing, where a label does not tell")  # fmt: skip
+
     plan = command("plan", "Print a ladder and its cost.", "ladder plan task_ladders --json")
     plan.add_argument("experiment", help="a folder of experiments/, such as task_ladders")
     plan.add_argument("--json", action="store_true", help="print JSON")
@@ -109,8 +113,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     predict.add_argument("--steps", default="two", choices=["two", "one"])
     predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
                          help="levels of the predictive intervals (default 0.95)")  # fmt: skip
-    predict.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",
-                         help="accuracy of guessing, where a label does not tell")  # fmt: skip
+    chance(predict)
     predict.add_argument(
         "--new-items",
         action="store_true",
@@ -161,6 +164,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     backtest.add_argument("--target", nargs="+", default=[], metavar="RUN",
                           help="measured runs to score once, last, from all training "
                                "runs")  # fmt: skip
+    chance(backtest)
     backtest.add_argument("--out", required=True, metavar="FILE", help="every forecast, .csv")
     backtest.add_argument("--figures", metavar="DIR", help="draw backtest.png here")
     backtest.add_argument("--strict", action="store_true", help="fail if any row is bad")
@@ -182,6 +186,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
                                 "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
     following.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
                            help="task labels; main: the paper's eight (default)")  # fmt: skip
+    chance(following)
     following.add_argument("--out", metavar="FILE", help="the table, .csv")
     following.add_argument("--figure", metavar="FILE", help="the picture, .png")
     following.add_argument("--strict", action="store_true", help="fail if any row is bad")

@@ -3,7 +3,7 @@
 Results hold accuracies, but neither metadata nor bits per byte of choices.  Metadata comes from a
 `runs.csv` in the same directory, never from names.  Bits per byte come from the log of documents
 (`lm_eval --log_samples`) where it lies beside the results; without it, forecast in one step
-(`ladder predict --steps one`).
+(`ladder predict --steps one --method bootstrap`).
 
 Prompts are the harness's own, hence labels of their own: `arc_easy_lmeval_5shot`.
 """

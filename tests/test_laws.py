@@ -7,6 +7,7 @@ import pytest
 from fitting.laws import (
     CHINCHILLA,
     COMPUTE_ONLY,
+    HILL,
     LAWS,
     LINKS,
     LOG_SIGMOID,
@@ -26,6 +27,7 @@ THETA = {
     RISING: [2.0, 2.0, 0.15, 0.17, 1.0],
     SIGMOID: [-0.7, 0.8, 5.0, 0.98],
     LOG_SIGMOID: [-0.07, 0.97, 20.0],
+    HILL: [0.25, 0.8, 5.0],
 }
 POINT = {
     CHINCHILLA: np.array([1e9, 2e10]),
@@ -34,6 +36,7 @@ POINT = {
     RISING: np.array([1e9, 2e10]),
     SIGMOID: np.float64(0.9),
     LOG_SIGMOID: np.float64(1.1),
+    HILL: np.float64(0.9),
 }
 
 
@@ -95,7 +98,7 @@ def test_the_pivot_parts_scales_from_exponents(law):
 
 @pytest.mark.parametrize("link", LINKS, ids=lambda c: c.name)
 def test_a_planted_link_is_recovered(link):
-    x = np.linspace(0.9, 1.9, 400) if link is SIGMOID else np.linspace(1.0, 1.4, 400)
+    x = np.linspace(0.9, 1.9, 400) if link is not LOG_SIGMOID else np.linspace(1.0, 1.4, 400)
     truth = np.array([-0.75, 0.7, 5.0, 1.0]) if link is SIGMOID else np.array(THETA[link])
     fit = fit_link(link, x, predict(link, truth, x))
     there = predict(link, truth, x)

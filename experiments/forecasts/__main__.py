@@ -2,6 +2,7 @@
 
 features: which feature forecasts held-out runs best, and do features together do better?
 calibration: ranks of true values among posterior draws, over ladders drawn from the priors
+speed: CPU seconds of NUTS and of Laplace
 next: does the criterion of `ladder next` rank ladders as fitting them does?
 """
 
@@ -18,7 +19,12 @@ from fitting.table import InputError
 from ladder_jax import compilation, download
 
 # Name -> module of this folder with `run(table, arguments)`, which prints what it finds.
-ANALYSES = {"features": "features", "calibration": "calibration", "next": "next_run"}
+ANALYSES = {
+    "features": "features",
+    "calibration": "calibration",
+    "next": "next_run",
+    "speed": "speed",
+}
 _NO_TABLE = ("calibration",)
 
 
@@ -39,7 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         frame = None if args.name in _NO_TABLE else _read(args.measurements)
-        compilation.keep(download.cache_dir())
+        if args.name != "speed":
+            compilation.keep(download.cache_dir())
         importlib.import_module(f"experiments.forecasts.{ANALYSES[args.name]}").run(frame, args)
     except InputError as e:
         print(f"{parser.prog}: {e}", file=sys.stderr)

@@ -10,7 +10,7 @@ from typing import Any
 from fitting import table
 from fitting.table import InputError
 from ladder_jax.cli import show
-from ladder_jax.cli.forecasts import write_predictions
+from ladder_jax.cli.forecasts import chances, write_predictions
 
 
 def backtest(args: argparse.Namespace) -> None:
@@ -23,7 +23,8 @@ def backtest(args: argparse.Namespace) -> None:
 
     from fitting import backtest, charts, points
 
-    settings = {"inputs": args.inputs, "feature": args.feature}
+    known = chances(args.chance, args.tasks)
+    settings = {"inputs": args.inputs, "feature": args.feature, "chance": known}
     methods = {name: settings | {"method": name} for name in dict.fromkeys(args.methods)}
     runs = points.select_runs(frame, args.train)
     backtest.check_targets(frame, runs, args.target)
@@ -58,7 +59,10 @@ def next_run(args: argparse.Namespace) -> None:
     _keep_compiled()
     from fitting import advice, charts
 
-    found = advice.advise(frame, args.train, args.target, args.candidate, args.flops, args.tasks)
+    found = advice.advise(
+        frame, args.train, args.target, args.candidate, args.flops, args.tasks,
+        chances(args.chance, args.tasks),
+    )  # fmt: skip
     if args.out:
         write_predictions(found.rows, args.out)
     show.columns(_cells(found.rows))

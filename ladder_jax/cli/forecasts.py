@@ -17,6 +17,8 @@ def predict(args: argparse.Namespace) -> None:
     _check_outputs(
         {"the measurements": args.measurements}, {"--out": args.out, "--fits": args.fits}
     )
+    if args.chance and args.method not in ("bayes", "laplace"):
+        raise InputError(f"--chance: --method {args.method} uses none; leave it out")
     if args.draws and (Path(args.draws).suffix != ".nc" or args.method not in ("bayes", "laplace")):
         raise InputError(f"--draws {args.draws!r} must end in .nc, and needs bayes or laplace")
     held = Path(args.out).with_suffix(".lock")
@@ -37,7 +39,7 @@ def predict(args: argparse.Namespace) -> None:
         "inputs": args.inputs,
         "steps": args.steps,
         "levels": args.level or [0.95],
-        "chance": chances(args.chance),
+        "chance": chances(args.chance, args.tasks),
         "new_items": args.new_items,
     }
     forecasts = predict.forecast(frame, args.train, args.target, args.tasks, **settings)
@@ -62,8 +64,8 @@ def predict(args: argparse.Namespace) -> None:
             print(path)
 
 
-def chances(given: list[str]) -> dict[str, float]:
-    """Accuracies of guessing from TASK=P."""
+def chances(given: list[str], tasks: list[str]) -> dict[str, float]:
+    """Accuracies of guessing from TASK=P, of tasks that are asked for."""
     known = {}
     for text in given:
         task, _, number = text.rpartition("=")
@@ -73,6 +75,8 @@ def chances(given: list[str]) -> dict[str, float]:
             known[task] = -1.0
         if not task or not 0 <= known[task] < 1:
             raise InputError(f"--chance {text!r}: write TASK=P with P from 0 to 1, as in boolq=.5")
+        if task not in tasks:
+            raise InputError(f"--chance {text!r}: {task!r} is not among --tasks")
     return known
 
 

@@ -149,22 +149,27 @@ def _report_targets(
     } | tracking.environment()
     targets = ", ".join(dict.fromkeys(predictions["target"]))
     controls = [predict.compare(control, frame) for control in controls]
-    tested = _held_out(experiment, frame, [forecast.task for forecast in forecasts])
+    scored = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
+    tested, failed = _held_out(experiment, frame, scored)
+    show.notes(dict.fromkeys((f"backtest, {text}" for text in failed), ["the report"]), 0)
     print(report.write(
         out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance, tested
     ))  # fmt: skip
 
 
-def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> Any:
-    """Cells of a backtest of every method inside the grid; None if it has too few sizes."""
+def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> tuple[Any, list[str]]:
+    """Cells of a backtest of every method inside the grid, if there can be one, and complaints."""
     from fitting import backtest
 
     grid = [run.name for run in experiment.LADDER.runs()]
-    if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES:
-        return None
-    settings = {k: v for k, v in experiment.FORECAST.items() if k != "new_items"}
-    methods = {name: settings | {"method": name} for name in backtest.COMPARED}
-    return backtest.run(frame, grid, tasks, methods)[0]
+    if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES or not tasks:
+        return None, []
+    own = {k: v for k, v in experiment.FORECAST.items() if k not in ("new_items", "levels")}
+    methods = {name: own | {"method": name} for name in backtest.COMPARED}
+    try:
+        return backtest.run(frame, grid, tasks, methods)
+    except InputError as e:  # the forecast stands without it
+        return None, [str(e)]
 
 
 def status(args: argparse.Namespace) -> None:

@@ -1,0 +1,57 @@
+"""What a forecast costs: CPU seconds of the eight tasks by NUTS, and of a fit by Laplace.
+
+Nothing compiled before is used.  A Laplace fit is one ladder, both steps of all tasks, in a batch
+of sub-ladders, once compiled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import jax
+import numpy as np
+import pandas as pd
+
+from fitting import bayes, design, points, sampler
+from fitting.gather import gather
+from fitting.laws import CHINCHILLA
+from fitting.points import MAIN_TASKS, POOLED
+
+N_LADDERS = 64
+FEATURES = {"bpb": ["bpb"], "bpb and lm_loss (the default)": ["bpb", "lm_loss"]}
+
+
+def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
+    """Prints times and the sampler's health."""
+    jax.config.update("jax_enable_compilation_cache", False)
+    names = points.select_runs(table, args.train)
+    goals = [points.parse_target(table, name) for name in args.target]
+    data = {
+        feature: [
+            gather(table, task, names, goals, POOLED[feature], CHINCHILLA).points
+            for task in MAIN_TASKS
+        ]
+        for feature in ("bpb", "lm_loss")
+    }
+    for words, features in FEATURES.items():
+        jax.clear_caches()
+        for cached in (sampler._chains, sampler._constrain):
+            cached.cache_clear()
+        start = time.process_time()
+        found = {feature: bayes.fit(data[feature], sampler.nuts) for feature in features}
+        print(f"NUTS, {words}: {time.process_time() - start:.0f} CPU s, compilation included")
+        for feature, posterior in found.items():
+            assert posterior.step2 is not None
+            for step, draws in (("step 1", posterior.step1), ("step 2", posterior.step2)):
+                told = ", ".join(f"{name} {value:.4g}" for name, value in draws.health.items())
+                print(f"  {feature}, {step}: {told}")
+    rng = np.random.default_rng(0)
+    weights = np.ones((N_LADDERS, len(names)))
+    for row in weights:
+        row[rng.permutation(len(names))[: len(names) // 3]] = 0
+    design.joints(data["bpb"], weights)
+    start = time.process_time()
+    design.joints(data["bpb"], weights)
+    each = 1000 * (time.process_time() - start) / N_LADDERS
+    print(f"Laplace: {each:.1f} CPU ms a ladder, both steps of eight tasks, once compiled")
