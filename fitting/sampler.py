@@ -176,7 +176,7 @@ def laplace(
         z = np.random.default_rng(seed).standard_normal((n_draws, len(mode)))
         values = _constrain(model)(mode + z @ np.asarray(factor).T, tuple(a[0] for a in batch))
     found = {name: np.asarray(v)[None] for name, v in values.items()}
-    settled = bool(slope < STATIONARY) and bool(np.all(np.isfinite(np.asarray(factor))))
+    settled = float(slope) < STATIONARY and bool(np.all(np.isfinite(np.asarray(factor))))
     problems = () if settled else ("the search for the posterior's mode did not settle",)
     return Draws(found, {}, {}, problems)
 

@@ -93,20 +93,32 @@ def test_new_items_widen_an_interval_by_their_sampling():
     assert width(new) > width(same)
     few = frame.assign(n_examples=50)
     assert width(forecast(few, new_items=True)) > 1.5 * width(same)
+    with pytest.raises(InputError, match="run 'r0' has no n_examples of 'task0'"):
+        forecast(frame.assign(n_examples=np.nan), new_items=True)
     with pytest.raises(InputError, match="--new-items needs --method"):
         forecast(frame, method="least-squares", new_items=True)
 
 
-def test_a_lower_rate_at_the_end_moves_the_forecast():
+def test_a_nan_among_draws_fails_the_checks():
+    rng = np.random.default_rng(0)
+    values = {"a": rng.normal(size=(4, 100)), "b": np.ones((4, 100))}
+    stats = {"diverging": np.zeros((4, 100)), "energy": rng.normal(size=(4, 100))}
+    assert sampler._health(values, stats)["r_hat"] < 1.1
+    values["a"][0, 0] = np.nan
+    assert any("r_hat nan" in said for said in sampler._problems(sampler._health(values, stats)))
+
+
+def test_a_targets_rate_is_the_runs_unless_it_is_known():
     frame = as_table()
-    points = [f.data.points for f in forecast(frame)]
-    posterior = bayes.fit(points, sampler.laplace)
-    at_once = np.array([p.rate for p in points])
-    assert np.isnan(at_once).all()  # not known: as the runs end
-    usual = bayes._rates(points)
-    np.testing.assert_allclose(usual, 0.1)
-    slope = posterior.step2.flat()["slope"].mean(axis=0)
-    assert slope.shape == (4,)
+    unknown = [f.data.points for f in forecast(frame)]
+    np.testing.assert_allclose(bayes._rates(unknown), 0.1)
+    measured = frame[frame["run"] == "r8"].assign(run="annealed", lr=0.0)
+    both = pd.concat([frame, measured], ignore_index=True)
+    made = predict.forecast(both, ["r*"], ["annealed"], TASKS, "laplace", chance=CHANCE)
+    np.testing.assert_allclose(bayes._rates([f.data.points for f in made]), 0.0)
+    no_peak = both.assign(lr_peak=0.0)
+    made = predict.forecast(no_peak, ["r*"], ["annealed"], TASKS, "laplace", chance=CHANCE)
+    np.testing.assert_allclose(bayes._rates([f.data.points for f in made]), 0.1)
 
 
 def test_features_are_mixed_where_a_text_is_known(monkeypatch):

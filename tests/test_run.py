@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from fitting import converge, diagnose, lock, predict, report, table
-from fitting.gather import Points
+from fitting.gather import Points, Windows
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
 from fitting.optimise import predict as curve_value
 from fitting.points import Target
@@ -92,7 +92,11 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
     x = np.geomspace(1e12, 1e15, 9)[:, None]
     y = curve_value(COMPUTE_ONLY, LAW, x)
     y[3] *= 1.5
-    data = Points(COMPUTE_ONLY, None, x, y, *(np.zeros(0),) * 3, x[-1:] * 10)
+    none = np.zeros(0)
+    data = Points(
+        COMPUTE_ONLY, None, x, y, none, none, none, x[-1:] * 10, Windows(*(none,) * 4),
+        none, none, (0.25, 0.0), np.inf,
+    )  # fmt: skip
     weights = np.ones((1, 9))
     weights[0, 3] = 0
     starts = COMPUTE_ONLY.starts(np.log(x), np.log(y))[None]

@@ -16,7 +16,7 @@ from fitting.points import MAIN_TASKS
 METHODS = {
     "bpb": {"feature": "bpb"},
     "lm_loss": {"feature": "lm_loss"},
-    "task_ce": {"feature": "task_ce"},
+    "task_ce, laplace": {"feature": "task_ce", "method": "laplace"},  # NUTS does not mix
     "bpb + lm_loss": {},
 }
 

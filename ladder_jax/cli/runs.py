@@ -151,7 +151,7 @@ def _report_targets(
     controls = [predict.compare(control, frame) for control in controls]
     scored = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
     tested, failed = _held_out(experiment, frame, scored)
-    show.notes(dict.fromkeys((f"backtest, {text}" for text in failed), ["the report"]), 0)
+    show.notes({f"backtest, {text}": ["the report"] for text in failed}, 0)
     print(report.write(
         out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance, tested
     ))  # fmt: skip
