@@ -116,8 +116,9 @@ def score(
         train, held = parts[split]
         try:
             made = predict.forecast(
-                table, _literal(train), held, tasks, levels=LEVELS, **methods[name]
-            )
+                points.as_ended(table, held), _literal(train), held, tasks, levels=LEVELS,
+                **methods[name],
+            )  # fmt: skip
         except InputError as e:
             failed.append(f"{split}, {name}: {e}")
             continue

@@ -270,6 +270,13 @@ def measured_target(
     return known
 
 
+def as_ended(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
+    """A table without the early evaluations of some runs, whose measured values they would blur."""
+    tokens = table["n_tokens"].astype(float)
+    early = tokens < (1 - _REACH) * tokens.groupby(table["run"]).transform("max")
+    return table[~(early & table["run"].isin(list(runs)))]
+
+
 def law_inputs(frame: pd.DataFrame, law: Law, flag: str) -> np.ndarray:
     """Law inputs, shape (M, I)."""
     for column in law.inputs:
