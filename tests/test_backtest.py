@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from fitting import backtest, distribution, table
+from fitting import backtest, distribution, points, table
 from fitting.table import InputError
 from ladder_jax import cli
 from tests.test_predict import GOAL, LADDER, planted
