@@ -99,7 +99,8 @@ def backtest(summary: pd.DataFrame) -> Figure:
     left.set_yticks(at, list(part["method"]))
     left.invert_yaxis()
     left.set(xlabel="points of accuracy (less is better)", title="Held-out runs")
-    left.legend(fontsize=8, frameon=False)
+    left.set_xlim(0, 1.4 * part[["mae", "crps"]].max().max())  # room for the legend
+    left.legend(fontsize=8, frameon=False, loc="center right")
     plot_coverage(right, summary, split)
     right.legend(fontsize=8, frameon=False)
     return fig

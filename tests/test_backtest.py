@@ -54,12 +54,12 @@ def test_no_held_out_run_trains_and_all_are_larger():
 def test_a_held_out_run_is_measured_at_its_end():
     frame = planted(0, 0.0, 0.0)
     run = frame["run"].iloc[0]
-    rows = frame[frame["run"] == run]
-    early = rows.assign(n_tokens=(rows["n_tokens"] * 0.5).astype(int), value=9.0)
-    both = pd.concat([frame, early], ignore_index=True)
-    kept = points.as_ended(both, [run])
-    assert kept[kept["run"] == run]["value"].tolist() == rows["value"].tolist()
-    assert len(points.as_ended(both, [])) == len(both)
+    kept = points.as_ended(frame, [run])
+    tokens = frame.loc[frame["run"] == run, "n_tokens"]
+    expected = tokens[tokens >= 0.85 * tokens.max()]
+    assert kept.loc[kept["run"] == run, "n_tokens"].tolist() == expected.tolist()
+    assert 0 < len(expected) < len(tokens)
+    assert (kept["run"] != run).sum() == (frame["run"] != run).sum()
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ LADDER = Ladder(
     targets={run.name: Target(run, run.n_tokens) for run in _BEYOND.runs()},
 )
 
-# Chosen on the grid alone (`python -m experiments.quickstart.analyse`).
+# The law of compute was chosen on the grid alone (`python -m experiments.quickstart.analyse`).
 FORECAST: dict[str, Any] = {
     "method": "bayes",
     "inputs": "c",
