@@ -48,7 +48,7 @@ class Simulated:
 
 
 def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
-    """One ladder of three sizes by three multiples, and a target of 14 times its largest compute."""
+    """One ladder, three sizes by three multiples, and a target of 14 times its largest compute."""
     rng = np.random.default_rng(seed)
     law, beyond_size = CHINCHILLA, _GOAL[0] * _GOAL[1]
     n_params, multiple = (v.ravel() for v in np.meshgrid(_SIZES, _MULTIPLES, indexing="ij"))

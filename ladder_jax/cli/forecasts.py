@@ -21,6 +21,7 @@ def predict(args: argparse.Namespace) -> None:
         raise InputError(f"--chance: --method {args.method} uses none; leave it out")
     if args.draws and (Path(args.draws).suffix != ".nc" or args.method not in ("bayes", "laplace")):
         raise InputError(f"--draws {args.draws!r} must end in .nc, and needs bayes or laplace")
+    known = chances(args.chance, args.tasks)
     held = Path(args.out).with_suffix(".lock")
     if held.is_file() and not args.lock:
         raise InputError(f"--out {args.out}: {held} locks it: add --lock, or name another file")
@@ -39,7 +40,7 @@ def predict(args: argparse.Namespace) -> None:
         "inputs": args.inputs,
         "steps": args.steps,
         "levels": args.level or [0.95],
-        "chance": chances(args.chance, args.tasks),
+        "chance": known,
         "new_items": args.new_items,
     }
     forecasts = predict.forecast(frame, args.train, args.target, args.tasks, **settings)
