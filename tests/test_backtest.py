@@ -71,7 +71,7 @@ def folder(tmp_path_factory):
 
 def command(folder, *more, train=LADDER):
     ask = ["backtest", "--measurements", str(folder / "m.csv"), "--train", *train, "--tasks", "t",
-           "--methods", "laplace", "least-squares", "--out", str(folder / "b.csv")]  # fmt: skip
+           "--methods", "paper", "least-squares", "--out", str(folder / "b.csv")]  # fmt: skip
     return cli.main([*ask, *more])
 
 
@@ -86,11 +86,11 @@ def test_targets_are_scored_apart(folder, capsys):
     assert counts.loc["targets"].tolist() == [1, 1]
     assert set(cells.loc[cells["split"] == "targets", "target"]) == {GOAL}
     summary = backtest.summary(cells).set_index(["split", "method"])
-    assert summary["n"]["all splits", "laplace"] == 12
-    kept = cells[(cells["split"] != "targets") & (cells["method"] == "laplace")]
-    assert summary["mae"]["all splits", "laplace"] == pytest.approx(100 * kept["abs_error"].mean())
+    assert summary["n"]["all splits", "paper"] == 12
+    kept = cells[(cells["split"] != "targets") & (cells["method"] == "paper")]
+    assert summary["mae"]["all splits", "paper"] == pytest.approx(100 * kept["abs_error"].mean())
     inside = (kept["lo_0.8"] <= kept["actual"]) & (kept["actual"] <= kept["hi_0.8"])
-    assert summary["cover_0.8"]["all splits", "laplace"] == pytest.approx(inside.mean())
+    assert summary["cover_0.8"]["all splits", "paper"] == pytest.approx(inside.mean())
     assert "targets" not in before
     assert "all splits" not in after
     assert (folder / "f" / "backtest.png").is_file()
