@@ -26,9 +26,6 @@ from fitting.hierarchy import ANNEALED, Step1, Step2
 from fitting.table import InputError
 
 _HALF = 1.959964  # of a central 95 % interval of a normal, in standard deviations
-# Largest gradient at a mode, per unit of a parameter that is known to better than about 1: the
-# mode is then off by at most about this share of a standard deviation.
-_SETTLED = 1e-3
 _BATCH = 50  # sub-ladders that are fitted at once
 
 
@@ -158,7 +155,7 @@ def joints(data: Sequence[Points], weights: np.ndarray, from_prior: bool = False
         each1, each2 = _arguments(data, weights)
         mode1, factor1, slope1 = sampler.modes(model1, each1)
         mode2, factor2, slope2 = sampler.modes(model2, each2)
-        settled = (slope1 < _SETTLED) & (slope2 < _SETTLED)
+        settled = (slope1 < sampler.STATIONARY) & (slope2 < sampler.STATIONARY)
         if from_prior:  # of which nothing was observed
             none1, none2 = _arguments(data, np.zeros_like(weights, float))
             factor1, factor2 = sampler.modes(model1, none1)[1], sampler.modes(model2, none2)[1]

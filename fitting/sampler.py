@@ -26,8 +26,8 @@ MAX_R_HAT, MIN_ESS, MAX_DIVERGENT, MIN_BFMI = 1.01, 400.0, 0.002, 0.3
 _CAREFUL = 0.98  # acceptance of a second attempt, if the first fails its checks
 _MAX_DEPTH = 8
 _JITTER = 0.1  # of the chains' starts about the prior's mean, in unconstrained coordinates
-_MAX_NEWTON = 300
-STATIONARY = 1e-5
+_MAX_NEWTON = 150
+STATIONARY = 1e-3  # distance from a mode, in posterior standard deviations
 
 Model = Callable[..., None]
 
@@ -190,7 +190,7 @@ def modes(model: Model, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, ja
 
     Returns:
         mode (B, P) in unconstrained coordinates; F (B, P, P) with F F' the inverse Hessian; the
-        largest gradient left (B,).
+        distance from the mode, in posterior standard deviations (B,).
     """
     return _modes(model)(arguments)
 
@@ -241,11 +241,12 @@ def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, j
     eye = jnp.eye(len(start))
 
     def going(state: tuple) -> jax.Array:
-        _, _, gradient, _, _, count = state
-        return (jnp.abs(gradient).max() > STATIONARY / 10) & (count < _MAX_NEWTON)
+        *_, damping, decrement, count = state
+        arrived = (decrement < STATIONARY**2 / 100) & (damping < 1e-3)
+        return ~arrived & (count < _MAX_NEWTON)
 
     def step(state: tuple) -> tuple:
-        x, value, gradient, curvature, damping, count = state
+        x, value, gradient, curvature, damping, _, count = state
         factor = jnp.linalg.cholesky(curvature + damping * eye)
         change = -jax.scipy.linalg.cho_solve((factor, True), gradient)
         new_value, new_gradient = value_and_grad(x + change)
@@ -256,13 +257,14 @@ def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, j
             jnp.where(better, new_value, value),
             jnp.where(better, new_gradient, gradient),
             hessian(x),
-            jnp.where(better, damping / 6, jnp.maximum(4 * damping, 1e-3)),
+            jnp.where(better, damping / 8, jnp.maximum(4 * damping, 1e-4)),
+            jnp.where(jnp.isfinite(change).all(), -gradient @ change, jnp.inf),
             count + 1,
         )
 
     value, gradient = value_and_grad(start)
-    state = (start, value, gradient, hessian(start), jnp.asarray(1.0), 0)
-    x, _, gradient, curvature, _, _ = jax.lax.while_loop(going, step, state)
+    state = (start, value, gradient, hessian(start), jnp.asarray(1.0), jnp.asarray(jnp.inf), 0)
+    x, _, gradient, curvature, *_ = jax.lax.while_loop(going, step, state)
     upper = jnp.linalg.cholesky(curvature).T
     factor = jax.scipy.linalg.solve_triangular(upper, eye)
-    return x, factor, jnp.abs(gradient).max()
+    return x, factor, jnp.linalg.norm(factor.T @ gradient)
