@@ -28,6 +28,7 @@ setup(
         "arviz-stats==0.8.*",
         "xarray>=2025.1",
         "h5netcdf==1.*",
+        "h5py==3.*",
         "tokenizers==0.23.*",
         "numpy==2.*",
         "scipy==1.17.*",
