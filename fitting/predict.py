@@ -253,11 +253,16 @@ def compared(forecast: TaskForecast) -> TaskForecast:
     compared = []
     for row in forecast.rows:
         actual, loss = known[row["target"]]["acc"], known[row["target"]]["loss"]
-        error = abs(row["pred"] - actual)
-        relative = error / actual if actual != 0 else math.nan
-        cells = (actual, error, relative, loss if "loss" in forecast.columns else math.nan)
-        compared.append(row | dict(zip(MEASURED_COLUMNS, cells, strict=True)))
+        loss = loss if "loss" in forecast.columns else math.nan
+        compared.append(row | measured_cells(row["pred"], actual, loss))
     return replace(forecast, rows=compared)
+
+
+def measured_cells(pred: float, actual: float, loss: float) -> dict[str, float]:
+    """The measured columns of one prediction."""
+    error = abs(pred - actual)
+    relative = error / actual if actual != 0 else math.nan
+    return dict(zip(MEASURED_COLUMNS, (actual, error, relative, loss), strict=True))
 
 
 def _row(forecast: TaskForecast, goal: int, target: str, level: float) -> dict:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from fitting import lock, points
-from fitting.predict import MEASURED_COLUMNS, PREDICTION_COLUMNS
+from fitting.predict import PREDICTION_COLUMNS, measured_cells
 from fitting.table import InputError, read_rows
 
 _TEXT = ("task", "target", "method")
@@ -80,7 +79,7 @@ def compare(
         for text in _remarks(target, n_tokens, columns, found):
             notes.setdefault(text, []).append(task)
     filled = [
-        row | _measured(row, *known[row["task"], row["target"]])
+        row | measured_cells(row["pred"], *known[row["task"], row["target"]])
         for row in predictions.to_dict("records")
     ]
     return pd.DataFrame(filled, columns=list(PREDICTION_COLUMNS)), notes
@@ -111,13 +110,6 @@ def _remarks(
             "leave the early ones out of the table"
         )
     return said
-
-
-def _measured(row: Mapping[Any, Any], actual: float, loss: float) -> dict[str, float]:
-    """The measured columns of one prediction."""
-    error = abs(row["pred"] - actual)
-    relative = error / actual if actual != 0 else math.nan
-    return dict(zip(MEASURED_COLUMNS, (actual, error, relative, loss), strict=True))
 
 
 def _number(cell: str, where: str) -> float:

@@ -54,6 +54,6 @@ def histograms(ranks: pd.DataFrame, tests: pd.DataFrame) -> Figure:
     for ax, row in zip(axes.flat, tests.to_dict("records"), strict=False):
         ax.axhspan(low, high, color="0.88")
         ax.hist(ranks[row["quantity"]], bins=calibration.N_RANKS, range=(0, 1), color=colour)
-        ax.set_title(f"{row['quantity']}, p {row['p']:.2f}", fontsize=7)
+        ax.set_title(f"{row['quantity']}\np {row['p']:.3f}", fontsize=7)
         ax.set(xticks=[], yticks=[])
     return fig
