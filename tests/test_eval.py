@@ -93,7 +93,6 @@ def test_every_token_is_packed_once_and_rows_are_well_filled(tokenizer):
 
 
 BAD = {
-    "one choice": (Document("a", (" b",), 0), "document 0: 1 choice"),
     "gold": (Document("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
     "empty choice": (Document("a", (" b", ""), 0), "an empty context or choice"),
     "empty context": (Document("", (" b", " c"), 0), "an empty context or choice"),

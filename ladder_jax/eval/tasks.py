@@ -1,12 +1,16 @@
-"""A task is data: documents with a context, choices and a gold index."""
+"""A task is data: documents with a context, choices and a gold index; a user's own are JSONL."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fitting.table import InputError
+
+_FIELDS = ("context", "choices", "gold", "unconditional")
 
 
 @dataclass(frozen=True)
@@ -14,20 +18,44 @@ class Document:
     """One question.
 
     Attributes:
-        context: what every choice continues; not empty.
-        choices: continuations, leading space included; not empty.
+        context: what every choice continues, or one context a choice; not empty.
+        choices: continuations, leading space included; not empty.  A document with one choice has
+            bits per byte and no accuracy.
         gold: index of the right one.
+        unconditional: the context of its unconditional scores (for `acc_uncond`); "" for none.
     """
 
-    context: str
+    context: str | tuple[str, ...]
     choices: tuple[str, ...]
     gold: int
+    unconditional: str = ""
+
+    @property
+    def contexts(self) -> tuple[str, ...]:
+        """The context of each choice."""
+        return (
+            (self.context,) * len(self.choices) if isinstance(self.context, str) else self.context
+        )
 
     @property
     def prompt_hash(self) -> str:
         """Sixteen hexadecimal digits of context and choices."""
-        text = "\x1f".join((self.context, *self.choices))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        context = (self.context,) if isinstance(self.context, str) else self.context
+        return hashlib.sha256("\x1f".join((*context, *self.choices)).encode()).hexdigest()[:16]
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with it and the mend, in words; None if nothing is."""
+        n = len(self.choices)
+        if n < 1:
+            return "no choices: give one or more"
+        if not 0 <= self.gold < n:
+            return f"gold index {self.gold} for {n} choices: count from 0"
+        if len(self.contexts) != n:
+            return f"{len(self.contexts)} contexts for {n} choices: give one, or one a choice"
+        if not all(self.contexts) or not all(self.choices):
+            return "an empty context or choice: fill it in"
+        return None
 
 
 @dataclass(frozen=True)
@@ -35,8 +63,8 @@ class Task:
     """A label and its documents, checked.
 
     Raises:
-        InputError: no documents, fewer than two choices, an empty one, or a gold index that
-            points at none.
+        InputError: no documents, or one with no choices, an empty text, or a gold index that
+            points at no choice.
     """
 
     name: str
@@ -44,20 +72,67 @@ class Task:
 
     def __post_init__(self) -> None:
         if not self.documents:
-            raise InputError(f"task {self.name!r} has no documents: use more held-out text")
+            raise InputError(f"task {self.name!r} has no documents: add some")
         for i, document in enumerate(self.documents):
-            n = len(document.choices)
-            problem = None
-            if n < 2:
-                problem = f"{n} choice(s): give two or more"
-            elif not 0 <= document.gold < n:
-                problem = f"gold index {document.gold} for {n} choices: count from 0"
-            elif not document.context or not all(document.choices):
-                problem = "an empty context or choice: fill it in"
-            if problem:
-                raise InputError(f"task {self.name!r}: document {i}: {problem}")
+            if document.problem:
+                raise InputError(f"task {self.name!r}: document {i}: {document.problem}")
 
     @property
     def chance(self) -> float:
         """Expected accuracy of guessing."""
         return sum(1 / len(d.choices) for d in self.documents) / len(self.documents)
+
+
+def read_jsonl(path: str | Path) -> Task:
+    """A user's task: a document a line, named by the file's stem.
+
+    A line holds `context` (a text, or a list with one a choice), `choices`, `gold`, and optionally
+    `unconditional`; see `Document`.
+
+    Raises:
+        InputError: the file cannot be read, or a row is no document.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    documents = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            try:
+                documents.append(_document(json.loads(line)))
+            except ValueError as e:
+                raise InputError(f"{path}: row {number}: {e}") from None
+    if not documents:
+        raise InputError(f"{path}: no documents: write one JSON object a line")
+    return Task(path.stem, documents)
+
+
+def _document(row: object) -> Document:
+    """A parsed line as a document; ValueError says what is wrong with it."""
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
+    unknown = sorted(set(row) - set(_FIELDS))
+    if unknown:
+        raise ValueError(f"field {unknown[0]!r} is unknown: use {', '.join(_FIELDS)}")
+    context, choices, gold = (row.get(name) for name in _FIELDS[:3])
+    if not isinstance(context, str) and not _texts(context):
+        raise ValueError("field 'context' must be a text, or a list of one a choice")
+    if not _texts(choices):
+        raise ValueError("field 'choices' must be a list of texts")
+    if type(gold) is not int:
+        raise ValueError("field 'gold' must be the index of a choice, counted from 0")
+    unconditional = row.get("unconditional", "")
+    if not isinstance(unconditional, str):
+        raise ValueError("field 'unconditional' must be a text")
+    shared = context if isinstance(context, str) else tuple(context)
+    document = Document(shared, tuple(choices), gold, unconditional)
+    if document.problem:
+        raise ValueError(document.problem)
+    return document
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
