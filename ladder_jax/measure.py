@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pandas as pd
 
 from fitting.table import COLUMNS, INTEGER_COLUMNS, InputError
 from ladder_jax import tracking
-from ladder_jax.config import RunConfig, load_json
-from ladder_jax.eval import metrics, store
+from ladder_jax.config import ModelConfig, RunConfig, load_json
+from ladder_jax.eval import metrics, olmes, store
 from ladder_jax.models import counts
 
 
@@ -34,44 +35,100 @@ def of_runs(runs: Sequence[Path], directory: Path) -> pd.DataFrame:
     rows = [row for run in runs for row in _run_rows(run)]
     if not rows:
         raise InputError(f"{directory}: no run has been measured yet; train it to a checkpoint")
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
+    return _table(rows)
 
 
-def _run_rows(directory: Path) -> list[dict[str, Any]]:
-    run = load_json(RunConfig, directory / "config.json")
-    rates = {row["step"]: row["lr"] for row in tracking.read(directory)}
+def from_stores(path: str | Path) -> pd.DataFrame:
+    """Metrics of score stores that `ladder eval` wrote, recomputed without the model.
+
+    Args:
+        path: a store, or a directory of stores.
+
+    Raises:
+        InputError: there is none, or one does not say which run it is of.
+    """
+    path = Path(path)
+    files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: holds no score store (no .parquet file)")
+    return pd.concat([of_store(store.read(file), file) for file in files], ignore_index=True)
+
+
+def of_store(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The measurements of one score store, read from `path`; see `from_stores`."""
+    if "cells" not in scores.attrs:
+        raise InputError(f"{path}: does not say which run it is of: write it with ladder eval")
+    return _table(rows(scores.attrs["cells"], metrics.of_store(scores), _n_documents(scores)))
+
+
+def rows(
+    cells: Mapping[str, Any], values: olmes.Values, n_examples: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Rows of the measurement table: of the tasks, and of the means whose parts all stand."""
+    means = [label for label in olmes.composites(values) if label not in values]
+    found = []
+    for task, measured in olmes.combine(values, [*values, *means]).items():
+        n = n_examples[task] if task in values else sum(n_examples[p] for p in olmes.expand([task]))
+        at = {**cells, "task": task, "n_examples": n}
+        found += [at | {"metric": metric, "value": value} for metric, value in measured.items()]
+    return found
+
+
+def model_cells(model: ModelConfig, n_tokens: int | None) -> dict[str, Any]:
+    """Columns that a model's shape and its training tokens tell."""
     known = {
+        "n_params": counts.n_params(model),
+        "n_params_total": counts.n_params_total(model),
+    }
+    if n_tokens is None:
+        return known
+    return known | {"n_tokens": n_tokens, "flops": n_tokens * counts.flops_per_token(model)}
+
+
+def run_cells(run: RunConfig, directory: Path, step: int) -> dict[str, Any]:
+    """Columns of a run of ours at a step."""
+    rates = {row["step"]: row["lr"] for row in tracking.read(directory)}
+    n_tokens = step * run.batch_tokens
+    return {
         "run": run.name,
         "size": run.size,
         "multiple": run.multiple or np.nan,
         "seed": run.seed,
-        "n_params": counts.n_params(run.model),
-        "n_params_total": counts.n_params_total(run.model),
+        "step": step,
+        "lr": rates.get(step, np.nan),
         "lr_peak": run.optim.lr_peak,
-    }
-    rows = []
-    for step, task, values, n_examples in _measured(directory / "evals"):
-        n_tokens = step * run.batch_tokens
-        at = {
-            "step": step,
-            "n_tokens": n_tokens,
-            "flops": n_tokens * counts.flops_per_token(run.model),
-            "lr": rates.get(step, np.nan),
-            "task": task,
-            "n_examples": n_examples,
-        }
-        rows += [known | at | {"metric": m, "value": v} for m, v in values.items()]
-    return rows
+    } | model_cells(run.model, n_tokens)
 
 
-def _measured(evals: Path) -> Iterator[tuple[int, str, dict[str, float], int]]:
-    """(step, task, metrics, examples): recorded ones, and those recomputed from score stores."""
+def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
+
+
+def _run_rows(directory: Path) -> Iterator[dict[str, Any]]:
+    run = load_json(RunConfig, directory / "config.json")
+    for step, (values, n_examples) in sorted(_measured(directory / "evals").items()):
+        yield from rows(run_cells(run, directory, step), values, n_examples)
+
+
+def _measured(evals: Path) -> dict[int, tuple[dict[str, dict[str, float]], dict[str, int]]]:
+    """Step -> task -> metrics, and examples: recorded ones, and those recomputed from stores."""
+    found: dict[int, tuple[dict[str, Any], dict[str, int]]] = defaultdict(lambda: ({}, {}))
+
+    def add(step: int, task: str, values: dict[str, float], n_examples: int) -> None:
+        if n_examples >= found[step][1].get(task, 0):  # of two scorings, the fuller
+            found[step][0][task], found[step][1][task] = values, n_examples
+
     for path in sorted(evals.glob("*.json")):
         kept = tracking.read_json(path)
-        yield kept["step"], kept["task"], kept["values"], kept["n_examples"]
-    for path in sorted(evals.glob("scores-*.parquet")):
+        add(kept["step"], kept["task"], kept["values"], kept["n_examples"])
+    for path in sorted([*evals.glob("scores-*.parquet"), *evals.glob("tasks-*.parquet")]):
         scores = store.read(path)
+        n_documents = _n_documents(scores)
         for task, values in metrics.of_store(scores).items():
-            n_examples = scores.loc[scores["task"] == task, "doc"].nunique()
-            yield int(path.stem.removeprefix("scores-")), task, values, n_examples
+            add(int(path.stem.split("-")[1]), task, values, n_documents[task])
+    return found
+
+
+def _n_documents(scores: pd.DataFrame) -> dict[str, int]:
+    return {str(task): rows["doc"].nunique() for task, rows in scores.groupby("task", sort=False)}

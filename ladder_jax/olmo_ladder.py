@@ -23,10 +23,9 @@ from fitting.table import (
     read_rows,
     to_numbers,
 )
+from ladder_jax.eval.mmlu import WEIGHTS as MMLU_WEIGHTS
 from ladder_jax.models import counts
 from ladder_jax.models.sizes import OLMO2_SIZES
-
-MMLU_WEIGHTS = {"stem": 0.215, "humanities": 0.335, "social_sciences": 0.219, "other": 0.231}
 
 N_EXAMPLES = {
     "hellaswag_val": 10_042,

@@ -6,9 +6,8 @@ import functools
 import math
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
 from fitting.table import InputError
@@ -17,33 +16,31 @@ from ladder_jax.checkpoint import Checkpoints, Corrupt
 from ladder_jax.config import DataConfig, EvalConfig, RunConfig
 from ladder_jax.data import sources
 from ladder_jax.data.pipeline import prepare
-from ladder_jax.eval import embedded, heldout, loglik, store
-from ladder_jax.eval.requests import Rows
-from ladder_jax.eval.tasks import Task
+from ladder_jax.eval import embedded, heldout, olmes, scoring, store
 from ladder_jax.tracking import scored_steps
 from ladder_jax.train import abstract_state, train
 
 _PATIENCE = 3
 
 
-class Questions(NamedTuple):
-    """What every checkpoint of a run is asked: held-out text, and tasks as packed rows."""
+class Asked(NamedTuple):
+    """What every checkpoint of a run is asked: held-out text, and tasks."""
 
     heldout: heldout.Heldout
-    tasks: list[Task]
-    rows: Rows | None
-    lengths: np.ndarray
+    tasks: scoring.Questions | None
 
 
 @functools.lru_cache(maxsize=4)  # a worker scores many runs on the same questions
-def _questions(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path) -> Questions:
+def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh: Any) -> Asked:
     packed = prepare(data, seq_len, cache)
     held = heldout.Heldout.of(packed, config.heldout_tokens)
     if not config.tasks:
-        return Questions(held, [], None, np.zeros(0))
-    tasks = embedded.build(config.tasks, sources.load(data).heldout, packed.tokenizer, data.seed)
-    rows = loglik.prepare(tasks, packed.tokenizer)
-    return Questions(held, tasks, rows, np.bincount(rows.request[rows.request >= 0]))
+        return Asked(held, None)
+    made = [name for name in config.tasks if name in embedded.BUILDERS]
+    tasks = embedded.build(made, sources.load(data).heldout, packed.tokenizer, data.seed)
+    public = olmes.expand(name for name in config.tasks if name not in made)
+    tasks += [olmes.load(label) for label in public]
+    return Asked(held, scoring.prepare(tasks, packed.tokenizer, seq_len))
 
 
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
@@ -53,7 +50,7 @@ def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool
         InputError: see `train`; or checkpoints keep coming back corrupt.
     """
     for _ in range(_PATIENCE):
-        train(run, directory, cache, progress)
+        train(run, directory, cache, progress, functools.partial(_in_loop, run, directory, cache))
         if score(run, directory, cache, progress):
             return
     raise InputError(f"{directory}: its checkpoints cannot be read back; check the disk")
@@ -88,7 +85,6 @@ def _score(
     cache: Path,
     progress: bool,
 ) -> bool:
-    questions = _questions(run.data, run.model.seq_len, run.eval, cache)
     mesh = sharding.make_mesh(run.mesh)
     abstract = abstract_state(run, mesh)
     with sharding.use_mesh(mesh):
@@ -99,12 +95,23 @@ def _score(
                 print(f"{e}: training it again", file=sys.stderr)
                 checkpoints.set_aside(step)
                 return False
-            if questions.rows is not None:
-                values = loglik.score(run.model, params, questions.rows)
-                scores = store.make(questions.tasks, values, questions.lengths)
-                store.write(scores, tracking.scores_path(directory, step))
-            measured = heldout.measure(run.model, params, questions.heldout)
-            if not all(map(math.isfinite, measured.values())):
-                raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
-            tracking.write_eval(directory, step, "heldout", measured, len(questions.heldout.rows))
+            _score_params(run, directory, cache, step, params)
     return True
+
+
+def _in_loop(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
+    """Scores the parameters that training holds at a step; once, though a step be trained again."""
+    if not tracking.is_scored(run, directory, step):
+        _score_params(run, directory, cache, step, params)
+
+
+def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
+    mesh = sharding.active_mesh()
+    asked = _asked(run.data, run.model.seq_len, run.eval, cache, mesh)
+    if asked.tasks is not None:
+        scores = scoring.score(run.model, params, asked.tasks)
+        store.write(scores, tracking.scores_path(directory, step))
+    measured = heldout.measure(run.model, params, asked.heldout)
+    if not all(map(math.isfinite, measured.values())):
+        raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
+    tracking.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fitting.table import InputError
@@ -81,6 +82,13 @@ def parameter_sharding(mesh: Mesh, axes: tuple[str | None, ...]) -> NamedShardin
     return NamedSharding(mesh, PartitionSpec(*(PARAMETER_RULES[a] for a in axes)))
 
 
+def parameter_shardings(mesh: Mesh, axes: Any) -> Any:
+    """Shardings of a tree of logical axes, such as `decoder.logical_axes` gives."""
+    return jax.tree.map(
+        lambda a: parameter_sharding(mesh, a), axes, is_leaf=lambda a: type(a) is tuple
+    )
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Sharding of a batch: rows over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(COMPUTE_RULES["batch"]))
@@ -89,6 +97,30 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of a scalar, or of anything that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def put_rows(array: np.ndarray) -> Any:
+    """An array that every process holds whole, its first axis sharded over the active mesh."""
+    mesh = _active.get()
+    if mesh is None or mesh.size == 1:
+        return array
+    return jax.make_array_from_callback(array.shape, batch_sharding(mesh), array.__getitem__)
+
+
+def row_shards() -> int:
+    """Into how many parts the active mesh splits the rows of a batch."""
+    mesh = _active.get()
+    return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def is_primary() -> bool:
+    """Whether this process is the one that writes."""
+    return jax.process_index() == 0
+
+
+def agreed(tree: Any) -> Any:
+    """The first process's arrays and numbers, on every process."""
+    return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:

@@ -165,6 +165,11 @@ def scores_path(directory: Path, step: int) -> Path:
     return directory / "evals" / f"scores-{step:08d}.parquet"
 
 
+def added_scores_path(directory: Path, step: int) -> Path:
+    """Where the score store of tasks added to a step later is kept."""
+    return directory / "evals" / f"tasks-{step:08d}.parquet"
+
+
 def eval_path(directory: Path, step: int, name: str) -> Path:
     """Where the measurements `name` of a step are kept."""
     return directory / "evals" / f"{name}-{step:08d}.json"

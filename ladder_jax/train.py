@@ -41,7 +41,16 @@ class Diverged(InputError):
     """The loss is NaN or infinite."""
 
 
-def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = True) -> None:
+Hook = Callable[[int, decoder.Params], None]  # (step, parameters after it)
+
+
+def train(
+    run: RunConfig,
+    directory: str | Path,
+    cache: Path,
+    progress: bool = True,
+    evaluate: Hook | None = None,
+) -> None:
     """Trains a run to its last step, from wherever it stopped; returns at once if it is done.
 
     Args:
@@ -49,6 +58,7 @@ def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = T
         directory: of this run alone; gets `config.json`, `metrics.jsonl` and `checkpoints/`.
         cache: of tokenizers and packed text.
         progress: draw a progress bar.
+        evaluate: called every `eval.every` steps.
 
     Raises:
         InputError: bad data or mesh, a directory of another config, or `Diverged`.
@@ -71,7 +81,7 @@ def train(run: RunConfig, directory: str | Path, cache: Path, progress: bool = T
         try:
             state = _begin(run, checkpoints, mesh, packed)
             log = MetricsLog(directory, int(state.step))
-            _train(run, state, log, packed, checkpoints, mesh, progress)
+            _train(run, state, log, packed, checkpoints, mesh, progress, evaluate)
         finally:
             checkpoints.close()
             if log is not None:
@@ -86,6 +96,7 @@ def _train(
     checkpoints: Checkpoints,
     mesh: Any,
     progress: bool,
+    evaluate: Hook | None,
 ) -> None:
     start = int(state.step)
     step_function = make_step(run.model, _constants(run.optim), mesh)
@@ -115,6 +126,9 @@ def _train(
             pending.clear()
         if step in saves:
             checkpoints.save(step, state, _meta(run, packed, step))
+        if evaluate is not None and run.eval.every and step % run.eval.every == 0:
+            evaluate(step, state.params)
+            clock.resume()
     bar.close()
 
 
@@ -191,10 +205,7 @@ def abstract_state(run: RunConfig, mesh: Any) -> TrainState:
 
 def state_sharding(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Any:
     """A `TrainState` of shardings: moments lie where their parameters lie."""
-    axes = decoder.logical_axes(model)
-    params = jax.tree.map(
-        lambda a: sharding.parameter_sharding(mesh, a), axes, is_leaf=lambda a: type(a) is tuple
-    )
+    params = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
     transformation = optim.transformation(constants)
     shapes = jax.eval_shape(transformation.init, decoder.abstract_params(model))
     moments = optax.tree.map_params(
@@ -268,6 +279,10 @@ class _Clock:
 
     def __init__(self, cpu_s: float) -> None:
         self.cpu_offset = cpu_s - time.process_time()
+        self.wall = time.perf_counter()
+
+    def resume(self) -> None:
+        """Leaves out of the next lap's wall time what came since the last one."""
         self.wall = time.perf_counter()
 
     def lap(self, n_tokens: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fitting.table import InputError
 from ladder_jax.arguments import parser
-from ladder_jax.cli import advice, forecasts, runs, tables
+from ladder_jax.cli import advice, evals, forecasts, models, runs, tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +37,9 @@ _COMMANDS = {
     "run": runs.run,
     "status": runs.status,
     "train": runs.train,
+    "eval": evals.evaluate,
+    "import-hf": models.import_hf,
+    "export-hf": models.export_hf,
     "measure": tables.measure,
     "predict": forecasts.predict,
     "score": forecasts.score,

@@ -13,7 +13,8 @@ def download(args: argparse.Namespace) -> None:
     """Fetches public data."""
     from ladder_jax import download
 
-    print(download.olmo_ladder(args.source))
+    fetch = {"olmo-ladder": download.olmo_ladder, "olmes": download.olmes}
+    print(fetch[args.name](args.source))
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -26,10 +27,16 @@ def measure(args: argparse.Namespace) -> None:
     if args.source == "olmo-ladder":
         frame, problems = olmo_ladder.from_olmo_ladder(args.runs or download.olmo_ladder())
     elif args.runs is None:
-        wrote = {"runs": "`ladder run` or `train`", "lm-eval": "lm_eval --output_path"}
+        wrote = {
+            "runs": "`ladder run` or `train`",
+            "scores": "`ladder eval`",
+            "lm-eval": "lm_eval --output_path",
+        }
         raise InputError(f"--runs DIR is needed: where {wrote[args.source]} wrote")
     elif args.source == "lm-eval":
         frame, problems = lm_eval_results.from_lm_eval(args.runs)
+    elif args.source == "scores":
+        frame = measure.from_stores(args.runs)
     else:
         frame = measure.from_runs(args.runs)
     show.problems(problems, args.strict)

@@ -1,4 +1,4 @@
-"""Documents from a package, from local files or from TFDS, and their split into train and held-out.
+"""Documents from packages, local files or TFDS, and their split into train and held-out.
 
 A source is a function from `DataConfig` to documents in a fixed order.
 """
@@ -155,4 +155,25 @@ def _tfds(config: DataConfig) -> Iterator[Document]:
             yield Document(f"{part}:{i}", text.decode() if isinstance(text, bytes) else str(text))
 
 
-SOURCES = {"sotu": _sotu, "local": _local, "tfds": _tfds}
+def _olmes_train(config: DataConfig) -> Iterator[Document]:
+    """Questions with their right answers from the train splits of public tasks; a task a stratum.
+
+    The text is in-distribution for those tasks: a model trained on it must be labelled so, and its
+    scores on them compare with no published ones.  Documents that share a passage or a twin
+    sentence may come to stand on both sides of the split.  `config.path` names the tasks,
+    comma-separated; empty means all nine.
+    """
+    from ladder_jax.eval import olmes, prompts
+
+    available = olmes.train_tasks()
+    named = dict.fromkeys(name.strip() for name in config.path.split(","))  # none twice
+    for name in named if config.path else available:
+        if name not in available:
+            known = ", ".join(available)
+            raise InputError(f"data.path {config.path!r}: {name!r} is no train split: use {known}")
+        task = olmes.load(f"{name}{olmes.TRAIN}")
+        for i, text in enumerate(prompts.own_texts(task.documents)):
+            yield Document(f"{task.name}:{i}", text, stratum=name)
+
+
+SOURCES = {"sotu": _sotu, "local": _local, "tfds": _tfds, "olmes_train": _olmes_train}

@@ -1,7 +1,7 @@
 """Pinned metrics from a score store, exactly as defined (design: names are versioned by meaning).
 
 Characters and bytes leave out a leading space unless the name says otherwise.  Ties go to the first
-choice, and identical choices of a document share one score.
+choice, and identical requests share one score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,25 @@ def of_store(store: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def of_task(rows: pd.DataFrame) -> dict[str, float]:
-    """All metrics of one task, means over its documents.
+    """All metrics of one task, means over its documents; see `items`."""
+    return {metric: float(np.mean(values)) for metric, values in items(rows).items()}
+
+
+def standard_errors(rows: pd.DataFrame) -> dict[str, float]:
+    """Of the metrics of one task, over documents as a sample; NaN for a single document."""
+    return {
+        metric: float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        if len(values) > 1
+        else math.nan
+        for metric, values in items(rows).items()
+    }
+
+
+def items(rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What every metric is the mean of: a value a document, shape (documents,).
+
+    Documents with one choice have bits per byte alone, and `acc_uncond` stands where every choice
+    has an unconditional score.
 
     Args:
         rows: a store's rows of one task, a row a (document, choice).
@@ -37,22 +55,25 @@ def of_task(rows: pd.DataFrame) -> dict[str, float]:
     space, tokens = table(rows["leading_space"], 0.0), table(rows["n_tokens"], 1.0)
     gold = table(rows["gold"], 0.0).argmax(axis=1)
     index = np.arange(shape[0])
-    per_char = loglik / chars
-    normaliser = np.logaddexp.reduce(per_char, axis=1)
-    gold_log_prob = per_char[index, gold] - normaliser
     gold_bits = -loglik[index, gold] / math.log(2)
-
-    def accuracy(score: np.ndarray) -> float:
-        return float(np.mean(score.argmax(axis=1) == gold))
-
-    return {
-        "bpb": float(np.mean(gold_bits / n_bytes[index, gold])),
-        "bpb_with_space": float(np.mean(gold_bits / (n_bytes + space)[index, gold])),
-        "acc": accuracy(loglik),
-        "acc_per_char": accuracy(per_char),
-        "acc_per_char_with_space": accuracy(loglik / (chars + space)),
-        "acc_per_byte": accuracy(loglik / n_bytes),
-        "acc_per_token": accuracy(loglik / tokens),
-        "choice_prob": float(np.mean(np.exp(gold_log_prob))),
-        "task_ce": float(-np.mean(gold_log_prob)),
+    found = {
+        "bpb": gold_bits / n_bytes[index, gold],
+        "bpb_with_space": gold_bits / (n_bytes + space)[index, gold],
     }
+    if shape[1] == 1:
+        return found
+    per_char = loglik / chars
+    gold_log_prob = per_char[index, gold] - np.logaddexp.reduce(per_char, axis=1)
+    ranked = {
+        "acc": loglik,
+        "acc_per_char": per_char,
+        "acc_per_char_with_space": loglik / (chars + space),
+        "acc_per_byte": loglik / n_bytes,
+        "acc_per_token": loglik / tokens,
+    }
+    if "loglik_unconditional" in rows and rows["loglik_unconditional"].notna().all():
+        ranked["acc_uncond"] = loglik - table(rows["loglik_unconditional"], 0.0)
+    right = {
+        metric: (score.argmax(axis=1) == gold).astype(float) for metric, score in ranked.items()
+    }
+    return found | right | {"choice_prob": np.exp(gold_log_prob), "task_ce": -gold_log_prob}

@@ -1,122 +1,181 @@
-"""Documents -> packed rows of few static shapes: a context once, its choices side by side.
+"""Tasks -> numbered requests in token ids: each distinct (context, continuation) pair once.
 
-A document's block is its context (segment 0) and its choices (segments 1, 2, ...), all of which
-continue at the context's positions.  A token sees what precedes it in its block, of segment 0 or of
-its own.  Context and continuation are tokenised apart and joined, as in the field's harnesses.
+Context and continuation are tokenised apart and joined, as in the field's harnesses.  A context
+that does not fit the window loses tokens from the left, as many for each choice of its document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.table import InputError
-from ladder_jax.eval.tasks import Task
+from ladder_jax.eval.tasks import Document, Task
+
+_ENCODE_AT_ONCE = 1024  # texts
+Ids = np.ndarray  # int32, shape (L,)
 
 
 @dataclass(frozen=True)
-class Block:
-    """One document's tokens, and what must be predicted where.
+class Bundle:
+    """Requests that share much of their context: a document's choices.
 
-    `token`, `position`, `segment` have the block's length; `source`, `target`, `request` a cell for
-    each continuation token: the index in the block that predicts it, its id, and whose it is.
+    Attributes:
+        contexts: token ids, one array a request, none empty.
+        continuations: token ids, one array a request, none empty.
+        numbers: of the requests.
     """
 
-    token: np.ndarray
-    position: np.ndarray
-    segment: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    request: np.ndarray
+    contexts: tuple[Ids, ...]
+    continuations: tuple[Ids, ...]
+    numbers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Packed rows; every array int32 of shape (M, T), padded with -1 (`token`: 0)."""
+class Requests:
+    """What is to be scored, and which request answers each row of the score store.
 
-    token: np.ndarray
-    position: np.ndarray
-    block: np.ndarray
-    segment: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    request: np.ndarray
+    Attributes:
+        bundles: all requests, each in one bundle.
+        conditional: request of each (document, choice), shape (R,).
+        unconditional: request of its choice under the unconditional context, -1 where there is
+            none; shape (R,).
+        n_tokens: tokens of each choice, shape (R,).
+        n_truncated: documents whose context was cut.
+    """
+
+    bundles: list[Bundle]
+    conditional: np.ndarray
+    unconditional: np.ndarray
+    n_tokens: np.ndarray
+    n_truncated: int
+
+    @property
+    def n_requests(self) -> int:
+        """Distinct requests."""
+        return sum(len(bundle.numbers) for bundle in self.bundles)
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that is asked."""
+        total = hashlib.sha256(self.conditional.tobytes() + self.unconditional.tobytes())
+        for bundle in self.bundles:
+            for pair in zip(bundle.contexts, bundle.continuations, strict=True):
+                total.update(_digest(pair))
+        return total.hexdigest()
 
 
-def blocks_of(tasks: Sequence[Task], tokenizer: Tokenizer, row_len: int) -> list[Block]:
-    """A block a document; requests are numbered through tasks, documents and choices.
+def of_tasks(
+    tasks: Sequence[Task], tokenizer: Tokenizer, window: int, unconditional: bool = True
+) -> Requests:
+    """All requests of the tasks, in the order of tasks, documents and choices.
+
+    Args:
+        tasks: what to score.
+        tokenizer: special tokens that it puts before an empty text (BOS) begin every context.
+        window: longest input in tokens; an input leaves out the continuation's last token.
+        unconditional: also score the choices under the documents' unconditional context.
 
     Raises:
-        InputError: a document that is longer than a row.
+        InputError: a continuation that the window does not hold after one token of context.
     """
-    blocks, number = [], 0
+    numbering = _Numbering(window)
+    ids = _Encoder(tokenizer)
+    conditional, apart, n_tokens = [], [], []
     for task in tasks:
-        texts = [t for d in task.documents for t in (d.context, *d.choices)]
-        ids = iter([e.ids for e in tokenizer.encode_batch(texts, add_special_tokens=False)])
-        for i, document in enumerate(task.documents):
-            context, *choices = (next(ids) for _ in range(1 + len(document.choices)))
-            block = _block(context, choices, number)
-            if len(block.token) > row_len:
-                raise InputError(
-                    f"task {task.name!r}: document {i} has {len(block.token)} tokens, a row "
-                    f"{row_len}: shorten its context"
-                )
-            blocks.append(block)
-            number += len(choices)
-    return blocks
+        for i, (document, contexts, choices, bare) in enumerate(ids.documents(task.documents)):
+            where = f"task {task.name!r}: document {i}"
+            conditional += numbering.add(contexts, choices, where)
+            n_tokens += map(len, choices)
+            if unconditional and document.unconditional:
+                apart += numbering.add((bare,) * len(choices), choices, where)
+            else:
+                apart += [-1] * len(choices)
+    return Requests(
+        numbering.bundles, np.array(conditional), np.array(apart), np.array(n_tokens),
+        numbering.n_truncated,
+    )  # fmt: skip
 
 
-def _block(context: list[int], choices: Sequence[list[int]], first: int) -> Block:
-    n = len(context)
-    token, position, segment = [context], [np.arange(n)], [np.zeros(n, int)]
-    source, target, request, start = [], [], [], n
-    for k, ids in enumerate(choices):
-        token.append(ids)
-        position.append(n + np.arange(len(ids)))
-        segment.append(np.full(len(ids), k + 1))
-        source.append(np.concatenate([[n - 1], start + np.arange(len(ids) - 1)]))
-        target.append(ids)
-        request.append(np.full(len(ids), first + k))
-        start += len(ids)
-    parts = (token, position, segment, source, target, request)
-    return Block(*(np.concatenate(part).astype(np.int32) for part in parts))
+class _Numbering:
+    """Gives each distinct pair its number, and bundles those of one document."""
+
+    def __init__(self, window: int) -> None:
+        self.bundles: list[Bundle] = []
+        self.n_truncated = 0
+        self._window = window
+        self._known: dict[bytes, int] = {}
+
+    def add(self, contexts: Sequence[Ids], choices: Sequence[Ids], where: str) -> list[int]:
+        """The number of each request; new ones make a bundle."""
+        if not all(map(len, (*contexts, *choices))):
+            raise InputError(f"{where}: a context or choice has no tokens: fill it in")
+        contexts = self._cut(contexts, choices, where)
+        numbers, new = [], []
+        for pair in zip(contexts, choices, strict=True):
+            key = _digest(pair)
+            if key not in self._known:
+                self._known[key] = len(self._known)
+                new.append((*pair, self._known[key]))
+            numbers.append(self._known[key])
+        if new:
+            self.bundles.append(Bundle(*zip(*new, strict=True)))
+        return numbers
+
+    def _cut(self, contexts: Sequence[Ids], choices: Sequence[Ids], where: str) -> Sequence[Ids]:
+        longest = max(len(a) + len(b) - 1 for a, b in zip(contexts, choices, strict=True))
+        excess = longest - self._window
+        if excess <= 0:
+            return contexts
+        if excess >= min(map(len, contexts)):
+            raise InputError(
+                f"{where}: a continuation of {max(map(len, choices))} tokens leaves no context in "
+                f"a window of {self._window}: use a longer window, or leave the document out"
+            )
+        self.n_truncated += 1
+        return [context[excess:] for context in contexts]
 
 
-def pack(blocks: Sequence[Block], row_len: int) -> Rows:
-    """Best-fit decreasing: the longest block first, into the fullest row that still holds it."""
-    order = sorted(range(len(blocks)), key=lambda i: -len(blocks[i].token))
-    rows: list[list[int]] = []
-    space: dict[int, list[int]] = {}  # free tokens -> rows
-    for i in order:
-        need = len(blocks[i].token)
-        free = min((s for s in space if s >= need), default=None)
-        if free is None:
-            rows.append([])
-            row, free = len(rows) - 1, row_len
-        else:
-            row = space[free].pop()
-            if not space[free]:
-                del space[free]
-        rows[row].append(i)
-        space.setdefault(free - need, []).append(row)
-    arrays = {name: np.full((len(rows), row_len), -1, np.int32) for name in Rows.__annotations__}
-    arrays["token"][:] = 0
-    arrays["position"][:] = 0
-    for row, members in enumerate(rows):
-        at, cell = 0, 0
-        for k, i in enumerate(members):
-            block = blocks[i]
-            span = slice(at, at + len(block.token))
-            cells = slice(cell, cell + len(block.target))
-            arrays["token"][row, span] = block.token
-            arrays["position"][row, span] = block.position
-            arrays["segment"][row, span] = block.segment
-            arrays["block"][row, span] = k
-            arrays["source"][row, cells] = block.source + at
-            arrays["target"][row, cells] = block.target
-            arrays["request"][row, cells] = block.request
-            at, cell = span.stop, cells.stop
-    return Rows(**arrays)
+class _Encoder:
+    """Texts to token ids, many at a time."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._begin = tokenizer.encode("", add_special_tokens=True).ids  # BOS, or nothing
+
+    def documents(
+        self, documents: Sequence[Document]
+    ) -> Iterator[tuple[Document, list[Ids], list[Ids], Ids]]:
+        """Each document with the ids of its contexts, choices and unconditional context."""
+        contexts = self._encode((c for d in documents for c in _distinct(d)), self._begin)
+        choices = self._encode((c for d in documents for c in d.choices), [])
+        bare: dict[str, Ids] = {}
+        for document in documents:
+            own = [next(contexts) for _ in _distinct(document)]
+            own *= len(document.choices) // len(own)
+            apart = document.unconditional
+            if apart not in bare:
+                bare[apart] = next(self._encode([apart], self._begin))
+            yield document, own, [next(choices) for _ in document.choices], bare[apart]
+
+    def _encode(self, texts: Iterable[str], begin: list[int]) -> Iterator[Ids]:
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, _ENCODE_AT_ONCE)):
+            for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
+                yield np.array(begin + encoding.ids, np.int32)
+
+
+def _digest(pair: tuple[Ids, Ids]) -> bytes:
+    """Of a context and a continuation."""
+    text = b"%d " % len(pair[0]) + pair[0].tobytes() + pair[1].tobytes()
+    return hashlib.blake2b(text, digest_size=16).digest()
+
+
+def _distinct(document: Document) -> tuple[str, ...]:
+    """One context if all choices share it."""
+    return (document.context,) if isinstance(document.context, str) else document.context

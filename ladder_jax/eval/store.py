@@ -1,4 +1,9 @@
-"""The score store: one row per (document, choice), from which every accuracy can be recomputed."""
+"""The score store: one row per (document, choice), from which every metric can be recomputed.
+
+What the scores are of travels with them (`attrs`, kept in the file's metadata): `weights`, a
+fingerprint; `cells`, the run's columns of the measurement table; `keys`, what each task was scored
+under, so that nothing is scored twice.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +12,52 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow
 
 from fitting.table import InputError, write_atomically
+from ladder_jax.eval.requests import Requests
 from ladder_jax.eval.tasks import Task
 
 COLUMNS = (
-    "task", "doc", "choice", "gold", "loglik", "n_chars", "n_bytes", "leading_space", "n_tokens",
-    "prompt_hash",
+    "task", "doc", "choice", "gold", "loglik", "loglik_unconditional", "n_chars", "n_bytes",
+    "leading_space", "n_tokens", "prompt_hash",
 )  # fmt: skip
 
 
-def make(tasks: Sequence[Task], loglik: np.ndarray, n_tokens: np.ndarray) -> pd.DataFrame:
-    """Rows in request order; identical choices of a document share the first one's score.
+def make(tasks: Sequence[Task], requests: Requests, loglik: np.ndarray) -> pd.DataFrame:
+    """Rows in the order of tasks, documents and choices.
 
     Args:
-        tasks: in the order that was scored.
-        loglik: summed log-likelihood of each request in nats.
-        n_tokens: tokens of each continuation.
+        tasks: what was scored.
+        requests: made of them.
+        loglik: summed log-likelihood of each request in nats, shape (n_requests,).
     """
-    rows, first = [], []
+    rows = []
     for task in tasks:
         for i, document in enumerate(task.documents):
             for k, choice in enumerate(document.choices):
                 text = choice.removeprefix(" ")
-                first.append(len(rows) - k + document.choices.index(choice))
                 rows.append(
                     (task.name, i, k, k == document.gold, len(text), len(text.encode()),
                      len(choice) - len(text), document.prompt_hash)
                 )  # fmt: skip
-    names = [c for c in COLUMNS if c not in ("loglik", "n_tokens")]
+    names = [c for c in COLUMNS if c not in ("loglik", "loglik_unconditional", "n_tokens")]
     frame = pd.DataFrame(rows, columns=names)
-    frame["loglik"], frame["n_tokens"] = loglik[first], n_tokens
+    frame["loglik"] = loglik[requests.conditional]
+    apart = requests.unconditional
+    frame["loglik_unconditional"] = np.where(apart < 0, np.nan, loglik[apart])
+    frame["n_tokens"] = requests.n_tokens
     return frame[list(COLUMNS)]
+
+
+def replaced(held: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
+    """A store with the tasks of `frame` in place of its own of the same names; attrs are held's."""
+    if held is None:
+        return frame
+    kept = held[~held["task"].isin(frame["task"].unique())]
+    joined = pd.concat([kept, frame], ignore_index=True)
+    joined.attrs = dict(held.attrs)
+    return joined
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
@@ -54,7 +73,7 @@ def read(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_parquet(path)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, pyarrow.ArrowException) as e:
         raise InputError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from None
     for column in COLUMNS:
         if column not in frame.columns:

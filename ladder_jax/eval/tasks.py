@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from fitting.table import InputError
 
@@ -118,8 +119,10 @@ def _document(row: object) -> Document:
     if unknown:
         raise ValueError(f"field {unknown[0]!r} is unknown: use {', '.join(_FIELDS)}")
     context, choices, gold = (row.get(name) for name in _FIELDS[:3])
-    if not isinstance(context, str) and not _texts(context):
-        raise ValueError("field 'context' must be a text, or a list of one a choice")
+    if not isinstance(context, str):
+        if not _texts(context):
+            raise ValueError("field 'context' must be a text, or a list of one a choice")
+        context = tuple(context)
     if not _texts(choices):
         raise ValueError("field 'choices' must be a list of texts")
     if type(gold) is not int:
@@ -127,12 +130,11 @@ def _document(row: object) -> Document:
     unconditional = row.get("unconditional", "")
     if not isinstance(unconditional, str):
         raise ValueError("field 'unconditional' must be a text")
-    shared = context if isinstance(context, str) else tuple(context)
-    document = Document(shared, tuple(choices), gold, unconditional)
+    document = Document(context, tuple(choices), gold, unconditional)
     if document.problem:
         raise ValueError(document.problem)
     return document
 
 
-def _texts(value: object) -> bool:
+def _texts(value: object) -> TypeGuard[list[str]]:
     return isinstance(value, list) and all(isinstance(text, str) for text in value)

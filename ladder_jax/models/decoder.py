@@ -15,7 +15,17 @@ import numpy as np
 from flax import nnx
 
 from ladder_jax.config import ModelConfig
-from ladder_jax.models.layers import Block, RMSNorm, init_std, kernel, linear, rotary
+from ladder_jax.models.layers import (
+    Block,
+    Prefix,
+    RMSNorm,
+    Rotary,
+    init_std,
+    kernel,
+    linear,
+    rotary,
+    visible,
+)
 from ladder_jax.sharding import constrain
 
 Params = dict[str, Any]
@@ -48,6 +58,7 @@ class Decoder(nnx.Module):
         token_BxL: jax.Array,
         position_BxL: jax.Array | None = None,
         mask_BxLxS: jax.Array | None = None,
+        prefix: Prefix | None = None,
     ) -> jax.Array:
         """Normalised last hidden states, shape (B, L, D).
 
@@ -55,28 +66,55 @@ class Decoder(nnx.Module):
             token_BxL: token ids.
             position_BxL: rotary positions; 0, 1, ... by default.
             mask_BxLxS: which keys each query sees; causal by default.
+            prefix: of all layers, what `keys_values` gave for tokens that precede every row.
         """
-        length = token_BxL.shape[1]
-        known = np.arange(length)[None] if position_BxL is None else position_BxL
-        turn = rotary(known, self.head_dim, self.rope_theta)
-        if mask_BxLxS is None:
-            mask_BxLxS = jnp.tril(jnp.ones((length, length), bool))[None]
-        x = constrain(jnp.take(self.embed[...], token_BxL, axis=0), "batch", "length", "embed")
+        turn = self._turn(token_BxL, position_BxL)
+        bias = visible(_causal(token_BxL.shape[1]) if mask_BxLxS is None else mask_BxLxS)
+
+        def layer(x: jax.Array, block: Block, own: Any) -> tuple[jax.Array, None]:
+            before = prefix and Prefix(own[0], own[1], prefix.bias)
+            return block(x, turn, bias, before), None
+
+        own = prefix and (prefix.key, prefix.value)
+        x, _ = self._through(layer, self._embedded(token_BxL), own)
+        return self.norm(x)
+
+    def keys_values(self, token_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of every layer, each of shape (N, B, G, L, K), positions 0, 1, ..."""
+        turn, bias = self._turn(token_BxL, None), visible(_causal(token_BxL.shape[1]))
+
+        def layer(x: jax.Array, block: Block, own: None) -> tuple[jax.Array, Any]:
+            return block(x, turn, bias), block.attention.keys_values(x, turn)
+
+        return self._through(layer, self._embedded(token_BxL), None)[1]
+
+    def _embedded(self, token_BxL: jax.Array) -> jax.Array:
+        return constrain(jnp.take(self.embed[...], token_BxL, axis=0), "batch", "length", "embed")
+
+    def _turn(self, token_BxL: jax.Array, position_BxL: jax.Array | None) -> Rotary:
+        known = np.arange(token_BxL.shape[1])[None] if position_BxL is None else position_BxL
+        return rotary(known, self.head_dim, self.rope_theta)
+
+    def _through(self, layer: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, Any]:
+        """All layers in turn: (x, block, its part of `extra`) -> x, output; outputs are stacked."""
         graph, stack = nnx.split(self.layers)
 
-        def layer(x: jax.Array, params: nnx.State) -> tuple[jax.Array, None]:
-            return nnx.merge(graph, params)(x, turn, mask_BxLxS), None
+        def step(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
+            params, own = part
+            return layer(x, nnx.merge(graph, params), own)
 
         if self.remat:
-            layer = jax.checkpoint(layer)
+            step = jax.checkpoint(step)
         if self.scan_layers:
-            x, _ = jax.lax.scan(layer, x, stack)
-        else:  # split, not indexing: its gradient is one concatenation
-            leaves, tree = jax.tree.flatten(stack)
-            slices = [jax.lax.split(leaf, (1,) * self.n_layers, 0) for leaf in leaves]
-            for parts in zip(*slices, strict=True):
-                x, _ = layer(x, tree.unflatten([part[0] for part in parts]))
-        return self.norm(x)
+            return jax.lax.scan(step, x, (stack, extra))
+        # Split, not indexing: its gradient is one concatenation.
+        leaves, tree = jax.tree.flatten((stack, extra))
+        slices = [jax.lax.split(leaf, (1,) * self.n_layers, 0) for leaf in leaves]
+        outputs = []
+        for parts in zip(*slices, strict=True):
+            x, output = step(x, tree.unflatten([part[0] for part in parts]))
+            outputs.append(output)
+        return x, jax.tree.map(lambda *each: jnp.stack(each), *outputs)
 
     def __call__(
         self,
@@ -90,6 +128,10 @@ class Decoder(nnx.Module):
     def logits(self, hidden_BxLxD: jax.Array) -> jax.Array:
         """The output head alone: hidden states to logits, shape (B, L, V)."""
         return constrain(linear(hidden_BxLxD, self.head), "batch", "length", "vocab")
+
+
+def _causal(length: int) -> jax.Array:
+    return jnp.tril(jnp.ones((length, length), bool))[None]
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:

@@ -5,7 +5,8 @@ Each parameter is declared with its logical axes (`axes=`), which `sharding.py` 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,23 @@ from ladder_jax.config import ModelConfig
 from ladder_jax.sharding import constrain
 
 Rotary = tuple[jax.Array, jax.Array]
+
+
+class Prefix(NamedTuple):
+    """What every row sees before its own tokens.
+
+    Keys and values of shape (G, S, K), or (N, G, S, K) for all layers; `bias` of shape (S,), see
+    `visible`, hides padding.
+    """
+
+    key: jax.Array
+    value: jax.Array
+    bias: jax.Array
+
+
+def visible(mask: jax.Array) -> jax.Array:
+    """0 where a mask is true, and where it is not a number that leaves no weight; float32."""
+    return jnp.where(mask, 0.0, -1e30).astype(jnp.float32)
 
 
 def kernel(rngs: nnx.Rngs, shape: tuple[int, ...], axes: tuple[str, ...], std: float) -> nnx.Param:
@@ -89,29 +107,74 @@ class Attention(nnx.Module):
             config.head_dim,
         )
 
-    def __call__(self, x_BxLxD: jax.Array, turn: Rotary, mask_BxLxS: jax.Array) -> jax.Array:
+    def keys_values(self, x_BxLxD: jax.Array, turn: Rotary) -> tuple[jax.Array, jax.Array]:
+        """Turned keys, and values, each of shape (B, G, L, K)."""
+        b, length, _ = x_BxLxD.shape
+        shape = (b, length, self.n_groups, self.head_dim)
+        key = self.key_norm(linear(x_BxLxD, self.key)).reshape(shape)
+        value = linear(x_BxLxD, self.value).reshape(shape)
+        return rotate(key, turn).transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        turn: Rotary,
+        bias_BxLxS: jax.Array,
+        prefix: Prefix | None = None,
+    ) -> jax.Array:
         b, length, _ = x_BxLxD.shape
         g, k = self.n_groups, self.head_dim
-        q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
-        key = self.key_norm(linear(x_BxLxD, self.key)).reshape(b, length, g, k)
-        value = linear(x_BxLxD, self.value).reshape(b, length, g, k)
-        q, key = rotate(q, turn), rotate(key, turn)
-        # Batch axes lead, and the R query heads of a group share one product with its keys.
         r = self.n_heads // g
+        q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
+        q = rotate(q, turn)
+        key, value = self.keys_values(x_BxLxD, turn)
+        # Batch axes lead, and the R query heads of a group share one product with its keys.
         q_BxGxRxLxK = q.reshape(b, length, g, r, k).transpose(0, 2, 3, 1, 4) * k**-0.5
-        key_BxGxSxK, value_BxGxSxK = key.transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
-        score = q_BxGxRxLxK.reshape(b, g, r * length, k) @ key_BxGxSxK.swapaxes(2, 3)
-        score = score.reshape(b, g, r, length, length).astype(jnp.float32)
-        score = jnp.where(mask_BxLxS[:, None, None], score, -1e30)
-        # Softmax, divided after the product with the values: its gradient then needs no sum over
-        # keys, which XLA does slowly on CPU.
-        top = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
-        weight = jnp.exp(score - top)
-        total = jnp.sum(weight, axis=-1).reshape(b, g, r * length, 1)
-        weight = weight.reshape(b, g, r * length, length).astype(x_BxLxD.dtype)
-        mixed = ((weight @ value_BxGxSxK) / total).astype(x_BxLxD.dtype)
-        mixed = mixed.reshape(b, g, r, length, k).transpose(0, 3, 1, 2, 4).reshape(b, length, -1)
+        mixed, total, top = attend(q_BxGxRxLxK, key, value, bias_BxLxS[:, None, None])
+        if prefix is not None:  # shared by all rows: one product a group for all their queries
+            q_GxMxK = q_BxGxRxLxK.transpose(1, 0, 2, 3, 4).reshape(1, g, 1, b * r * length, k)
+            bias = prefix.bias.reshape(1, 1, 1, 1, -1)
+            parts = attend(q_GxMxK, prefix.key[None], prefix.value[None], bias)
+            parts = [x.reshape(g, b, r, length, -1).swapaxes(0, 1) for x in parts]
+            mixed, total = _joined((mixed, total, top), parts)
+        mixed = (mixed / total).astype(x_BxLxD.dtype)
+        mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(b, length, -1)
         return linear(constrain(mixed, "batch", "length", "heads"), self.out)
+
+
+def attend(
+    q_BxGxRxLxK: jax.Array, key_BxGxSxK: jax.Array, value_BxGxSxK: jax.Array, bias: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Softmax attention before its division.
+
+    Args:
+        q_BxGxRxLxK: scaled queries, R heads for each group of keys and values.
+        key_BxGxSxK: keys.
+        value_BxGxSxK: values.
+        bias: added to the scores, broadcast to (B, G, R, L, S); see `visible`.
+
+    Returns:
+        Values summed under exp(score - top), (B, G, R, L, K); the sum of these weights; top, the
+        greatest score; the last two float32 of shape (B, G, R, L, 1).
+    """
+    b, g, r, length, k = q_BxGxRxLxK.shape
+    rows = q_BxGxRxLxK.reshape(b, g, r * length, k)
+    score = jnp.matmul(rows, key_BxGxSxK.swapaxes(2, 3), preferred_element_type=jnp.float32)
+    score = score.reshape(b, g, r, length, -1) + bias
+    # Divided after the product with the values: the gradient then needs no sum over keys, which
+    # XLA does slowly on CPU.
+    top = jax.lax.stop_gradient(jnp.max(score, axis=-1, keepdims=True))
+    weight = jnp.exp(score - top)
+    total = jnp.sum(weight, axis=-1, keepdims=True)
+    weight = weight.reshape(b, g, r * length, -1).astype(value_BxGxSxK.dtype)
+    return (weight @ value_BxGxSxK).reshape(b, g, r, length, k), total, top
+
+
+def _joined(own: Sequence[jax.Array], other: Sequence[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Two attentions over disjoint keys as one: summed values and weights."""
+    top = jnp.maximum(own[2], other[2])
+    a, b = jnp.exp(own[2] - top), jnp.exp(other[2] - top)
+    return own[0] * a + other[0] * b, own[1] * a + other[1] * b
 
 
 class MLP(nnx.Module):
@@ -137,7 +200,14 @@ class Block(nnx.Module):
         self.mlp = MLP(config, rngs)
         self.mlp_norm = RMSNorm(config.d_model, config.norm_eps)
 
-    def __call__(self, x_BxLxD: jax.Array, turn: Rotary, mask_BxLxS: jax.Array) -> jax.Array:
-        x = x_BxLxD + self.attention_norm(self.attention(x_BxLxD, turn, mask_BxLxS))
+    def __call__(
+        self,
+        x_BxLxD: jax.Array,
+        turn: Rotary,
+        bias_BxLxS: jax.Array,
+        prefix: Prefix | None = None,
+    ) -> jax.Array:
+        mixed = self.attention(x_BxLxD, turn, bias_BxLxS, prefix)
+        x = x_BxLxD + self.attention_norm(mixed)
         x = x + self.mlp_norm(self.mlp(x))
         return constrain(x, "batch", "length", "embed")

@@ -1,0 +1,229 @@
+"""Scores of tasks: eval."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fitting import table
+from fitting.table import InputError
+from ladder_jax.cli import show
+
+_SHOWN = ("bpb", "acc_per_char", "acc", "acc_uncond", "choice_prob")
+
+
+class _Weights(NamedTuple):
+    """One set of weights, where its scores go, and its cells of the measurement table."""
+
+    params: Any
+    fingerprint: str
+    store: Path
+    cells: dict[str, Any]
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Scores tasks with a model of Hugging Face, or with checkpoints of a run."""
+    import pandas as pd
+
+    from ladder_jax import compilation, hf, sharding
+    from ladder_jax.config import MeshConfig
+    from ladder_jax.download import cache_dir
+
+    compilation.keep(cache_dir())
+    compilation.hold_memory()
+    if Path(args.out).suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {args.out}: name a .csv or .parquet file")
+    mesh = sharding.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
+    with sharding.use_mesh(mesh):
+        if args.hf:
+            directory = hf.locate(args.hf)
+            model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
+            every = _of_hf(args, directory, model, mesh)
+        else:
+            run = _run(args)
+            model, beside = run.model, _run_tokenizer(args, run)
+            every = _of_run(args, run, mesh)
+        asked = _asked(args, model, beside)
+        if args.overlap:
+            _report_overlap([questions.tasks[0] for questions in asked], args.overlap)
+        frames = [_score(model, weights, asked) for weights in every]
+    table.write(pd.concat(frames, ignore_index=True), args.out)
+    print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(asked)} tasks")
+
+
+def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[Any]:
+    """The tasks, tokenised and packed."""
+    from tqdm import tqdm
+
+    from fitting.points import MAIN_TASKS
+    from ladder_jax.eval import olmes, scoring
+
+    name = args.tokenizer or beside
+    if name is None:
+        raise InputError(f"{args.hf}: no tokenizer.json beside the weights: give --tokenizer")
+    tokenizer = olmes.tokenizer(str(name))
+    if tokenizer.get_vocab_size() > model.vocab_size:
+        raise InputError(
+            f"--tokenizer {name}: has {tokenizer.get_vocab_size():,} entries, the model's "
+            f"vocabulary {model.vocab_size:,}: name the tokenizer that it was trained with"
+        )
+    window = args.window or model.seq_len
+    if window > model.seq_len:
+        raise InputError(f"--window {window}: the model was made for {model.seq_len} tokens")
+    labels = [t for label in args.tasks for t in (MAIN_TASKS if label == "main" else [label])]
+    tasks = [olmes.load(label, args.limit) for label in olmes.expand(labels)]
+    if len({task.name for task in tasks}) < len(tasks):
+        raise InputError("--tasks: two of the tasks have one name: rename a file")
+    bar = tqdm(tasks, desc="tokenising", unit="task", leave=False, disable=None)
+    made = [scoring.prepare([t], tokenizer, window, args.unconditional) for t in bar]
+    for questions in made:
+        if questions.requests.n_truncated:
+            print(
+                f"note: {questions.tasks[0].name}: {questions.requests.n_truncated} of "
+                f"{len(questions.tasks[0].documents)} documents exceed the window of {window} "
+                "tokens: their contexts lose tokens from the left"
+            )
+    return made
+
+
+def _report_overlap(tasks: Sequence[Any], path: str) -> None:
+    """Prints how many documents of each task stand, by 13 words in a row, in training text."""
+    from tqdm import tqdm
+
+    from ladder_jax.config import DataConfig
+    from ladder_jax.data import overlap, sources
+
+    source = DataConfig(source="local", path=path)
+    documents = sources.SOURCES[source.source](source)
+    texts = tqdm(
+        (d.text for d in documents), desc="overlap", unit="text", leave=False, disable=None
+    )
+    found = overlap.overlap(tasks, texts)
+    rows = [[f"in {path}", "documents", "long enough", "found", "share"]]
+    for row in found.itertuples():
+        counts = (row.n_documents, row.n_checked, row.n_overlapping)
+        rows.append([str(row.task), *(f"{n:,}" for n in counts), f"{row.share:.2%}"])
+    show.columns(rows)
+
+
+def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
+    """Scores, prints, and returns the measurements of what was asked for."""
+    from ladder_jax import measure
+    from ladder_jax.eval import scoring
+
+    names = [questions.tasks[0].name for questions in asked]
+    held = scoring.score_into(
+        weights.store, model, weights.params, asked, weights.fingerprint, weights.cells
+    )
+    scores = held[held["task"].isin(names)]
+    scores.attrs = dict(held.attrs)
+    frame = measure.of_store(scores, weights.store)
+    _print(frame, scores, {q.tasks[0].name: q.tasks[0].chance for q in asked}, weights)
+    return frame
+
+
+def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights) -> None:
+    """The table of values with standard errors, and what is odd about them."""
+    from ladder_jax.eval import alarm, metrics, olmes
+
+    labels = list(dict.fromkeys(frame["task"]))
+    values = {t: dict(zip(g["metric"], g["value"], strict=True)) for t, g in frame.groupby("task")}
+    n = frame.groupby("task")["n_examples"].first()
+    parts = {str(t): rows for t, rows in scores.groupby("task")}
+    errors = {t: metrics.standard_errors(rows) for t, rows in parts.items()}
+    errors = olmes.combine(errors, labels, errors=True)
+    guess = olmes.combine({t: {"chance": c} for t, c in chance.items()}, labels)
+    step = weights.cells.get("step")
+    head = f"{weights.cells['run']}{'' if step is None else f', step {step}'}"
+    rows = [[head, "documents", "chance", *_SHOWN]]
+    for label in labels:
+        cells = [
+            f"{values[label][m]:.4f} ± {errors[label][m]:.4f}" if m in values[label] else "-"
+            for m in _SHOWN
+        ]
+        ranked = "acc" in values[label]
+        share = f"{guess[label]['chance']:.3f}" if ranked else "-"
+        rows.append([label, f"{n[label]:,}", share, *cells])
+    show.columns(rows)
+    for label in labels:
+        odd = "acc" in values[label] and alarm.at_chance(
+            label, values[label], guess[label]["chance"], int(n[label])
+        )
+        if odd:
+            print(f"warning: {label}: {odd}")
+
+
+def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> Iterator[_Weights]:
+    from ladder_jax import hf, measure, sharding
+    from ladder_jax.models import decoder
+
+    shardings = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
+    params = hf.read_params(directory, model, _dtype(args), shardings)
+    store = Path(args.store or Path(args.out).with_suffix(".scores.parquet"))
+    n_tokens = None if args.n_tokens is None else round(args.n_tokens)
+    name = directory.resolve().name if Path(args.hf).is_dir() else args.hf
+    cells = {"run": args.name or name} | measure.model_cells(model, n_tokens)
+    yield _Weights(params, hf.fingerprint(directory), store, cells)
+
+
+def _run(args: argparse.Namespace) -> Any:
+    from ladder_jax.config import RunConfig, load_json
+
+    return load_json(RunConfig, Path(args.checkpoint) / "config.json")
+
+
+def _run_tokenizer(args: argparse.Namespace, run: Any) -> Path | None:
+    """An imported run's own, or the one that its data were packed with."""
+    from ladder_jax import hf
+    from ladder_jax.data.pipeline import prepare
+    from ladder_jax.download import cache_dir
+
+    if args.tokenizer:
+        return None
+    beside = hf.tokenizer_file(args.checkpoint)
+    return beside or prepare(run.data, run.model.seq_len, cache_dir()).directory / "tokenizer.json"
+
+
+def _of_run(args: argparse.Namespace, run: Any, mesh: Any) -> Iterator[_Weights]:
+    import jax
+
+    from ladder_jax import checkpoint, measure, tracking
+    from ladder_jax.train import abstract_state
+
+    directory = Path(args.checkpoint)
+    checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
+    try:
+        steps = _steps(args.steps, checkpoints.steps(), directory)
+        if args.store and len(steps) > 1:
+            raise InputError(f"--store: holds one step; those of {directory} are kept in its evals")
+        for step in steps:
+            params = checkpoints.restore(abstract_state(run, mesh), step)[0].params
+            fingerprint = checkpoint.digest(params)
+            params = jax.tree.map(lambda x: x.astype(_dtype(args)), params)
+            store = Path(args.store or tracking.added_scores_path(directory, step))
+            yield _Weights(params, fingerprint, store, measure.run_cells(run, directory, step))
+    finally:
+        checkpoints.close()
+
+
+def _steps(asked: str, there: list[int], directory: Path) -> list[int]:
+    if not there:
+        raise InputError(f"{directory}: holds no checkpoint: train the run first")
+    if asked in ("all", "last"):
+        return there if asked == "all" else there[-1:]
+    try:
+        steps = [int(text) for text in asked.split(",")]
+    except ValueError:
+        raise InputError(f"--steps {asked}: give all, last, or numbers such as 100,200") from None
+    lost = sorted(set(steps) - set(there))
+    if lost:
+        raise InputError(f"{directory}: no checkpoint of step {lost[0]}; there are {there}")
+    return steps
+
+
+def _dtype(args: argparse.Namespace) -> str:
+    import jax
+
+    return args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")

@@ -1,0 +1,150 @@
+"""Scores tasks under one set of weights: watched, kept as they come, resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from fitting.table import InputError
+from ladder_jax import sharding
+from ladder_jax.config import ModelConfig
+from ladder_jax.eval import loglik, packing, requests, store
+from ladder_jax.eval.tasks import Task
+from ladder_jax.models import decoder
+
+_KEEP_EVERY_S = 20.0
+_TOKENS_AT_ONCE = {"cpu": 1024}  # a CPU's caches hold no more; for each device
+_TOKENS_ELSEWHERE = 16_384
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Tasks, their requests, and how these are computed: the same for every checkpoint."""
+
+    tasks: tuple[Task, ...]
+    requests: requests.Requests
+    plan: packing.Plan
+
+
+def prepare(
+    tasks: Sequence[Task], tokenizer: Tokenizer, window: int, unconditional: bool = True
+) -> Questions:
+    """Tokenises and packs tasks for the active mesh; see `requests.of_tasks`."""
+    made = requests.of_tasks(tasks, tokenizer, window, unconditional)
+    at_once = _TOKENS_AT_ONCE.get(jax.default_backend(), _TOKENS_ELSEWHERE)
+    plan = packing.plan(made.bundles, sharding.row_shards(), at_once)
+    return Questions(tuple(tasks), made, plan)
+
+
+def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> pd.DataFrame:
+    """The score store of the questions."""
+    scores = loglik.score(model, params, questions.plan)
+    return store.make(questions.tasks, questions.requests, scores.loglik)
+
+
+def score_into(
+    path: Path,
+    model: ModelConfig,
+    params: decoder.Params,
+    asked: Sequence[Questions],
+    weights: str,
+    cells: Mapping[str, Any],
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Scores what a store does not hold yet, keeping it there; a kill loses seconds of work.
+
+    Args:
+        path: of the store, made or added to.
+        model: of the weights.
+        params: float32 or bfloat16.
+        asked: tasks, those of one entry scored together.
+        weights: fingerprint of the weights.
+        cells: the run's columns of the measurement table.
+        progress: draw a progress bar in computed tokens.
+
+    Returns:
+        The store with all tasks that it holds.
+
+    Raises:
+        InputError: the store holds scores of other weights.
+    """
+    held = store.read(path) if path.is_file() else None
+    if held is not None and held.attrs.get("weights") != weights:
+        raise InputError(f"{path}: holds scores of other weights: name another --store")
+    known = held.attrs["keys"] if held is not None else {}
+    dtype = str(jax.tree.leaves(params)[0].dtype)
+    todo = []
+    for questions in asked:
+        key = _digest(weights, dtype, questions.requests.fingerprint)
+        if any(known.get(task.name) != key for task in questions.tasks):
+            todo.append((questions, key))
+    total = sum(questions.plan.n_tokens for questions, _ in todo)
+    with tqdm(total=total, unit="tok", unit_scale=True, disable=not progress) as bar:
+        for questions, key in todo:
+            bar.set_description(questions.tasks[0].name)
+            part = path.with_name(f".{path.name}.part")
+            scores = _resumed(part, model, params, questions.plan, key, bar)
+            frame = store.make(questions.tasks, questions.requests, scores.loglik)
+            known = known | {task.name: key for task in questions.tasks}
+            held = store.replaced(held, frame)
+            held.attrs = {"weights": weights, "cells": dict(cells), "keys": known}
+            if sharding.is_primary():
+                store.write(held, path)
+                part.unlink(missing_ok=True)
+    if held is None:
+        raise InputError(f"{path}: nothing to score: name a task")
+    if held.attrs["cells"] != dict(cells):
+        held.attrs = held.attrs | {"cells": dict(cells)}
+        if sharding.is_primary():
+            store.write(held, path)
+    return held
+
+
+def _resumed(
+    part: Path,
+    model: ModelConfig,
+    params: decoder.Params,
+    plan: packing.Plan,
+    key: str,
+    bar: tqdm,
+) -> loglik.Scores:
+    """Scores of a plan, from where an earlier process stopped; `part` holds what is done."""
+    key = _digest(key, plan.fingerprint)
+    first, scores = sharding.agreed(_kept(part, plan, key))
+    first, scores = int(first), loglik.Scores(*map(np.array, scores))
+    sizes = [int((call.block >= 0).sum()) for group in plan.groups for call in group.calls]
+    bar.update(sum(sizes[:first]))
+    since = time.monotonic()
+    for done in loglik.partial(model, params, plan, scores, first):
+        bar.update(sizes[done - 1])
+        if time.monotonic() - since > _KEEP_EVERY_S and sharding.is_primary():
+            frame = pd.DataFrame(scores._asdict())
+            frame.attrs = {"key": key, "done": done}
+            store.write(frame, part)
+            since = time.monotonic()
+    return scores
+
+
+def _kept(part: Path, plan: packing.Plan, key: str) -> tuple[int, loglik.Scores]:
+    """How many calls are done already, and what they gave."""
+    try:
+        frame = pd.read_parquet(part)
+    except Exception:  # absent or damaged: start again
+        return 0, loglik.start(plan)
+    if frame.attrs.get("key") != key:
+        return 0, loglik.start(plan)
+    return frame.attrs["done"], loglik.Scores(*(frame[f].to_numpy() for f in loglik.Scores._fields))
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
