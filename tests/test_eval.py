@@ -1,38 +1,24 @@
-"""Tasks, packing, scores and metrics: against a plain scorer and values worked out by hand."""
+"""Tasks, score stores and metrics: against values worked out by hand."""
 
 import math
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
 
 from fitting.table import METRICS, InputError
 from ladder_jax import measure
-from ladder_jax.config import ModelConfig
 from ladder_jax.data import sources
 from ladder_jax.data.tokenizer import train_bpe
-from ladder_jax.eval import embedded, loglik, metrics, requests, store
+from ladder_jax.eval import alarm, embedded, metrics, requests, store, tasks
 from ladder_jax.eval.tasks import Document, Task
-from ladder_jax.models import decoder
 from tests.test_data import story
-
-MODEL = ModelConfig(
-    d_model=32, n_heads=4, n_layers=2, d_ff=64, vocab_size=304, seq_len=64, init_std=0.0
-)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     documents = [sources.Document(str(i), story(i)) for i in range(8)]
     return train_bpe(documents, 300, tmp_path_factory.mktemp("bpe"))
-
-
-@pytest.fixture(scope="module")
-def params():
-    fresh = decoder.init_params(MODEL, jax.random.key(0))
-    return fresh | {"head": 4 * fresh["head"]}  # far from uniform
 
 
 TASK = Task(
@@ -45,53 +31,7 @@ TASK = Task(
 )
 
 
-def plain(params, tokenizer, document):
-    """Each choice alone, logits everywhere."""
-    context = tokenizer.encode(document.context).ids
-    out = []
-    for choice in document.choices:
-        ids = tokenizer.encode(choice).ids
-        logits = decoder.bind(MODEL, params)(jnp.array([context + ids]))[0]
-        logs = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
-        at = range(len(context) - 1, len(context) + len(ids) - 1)
-        out.append(sum(float(logs[i, t]) for i, t in zip(at, ids, strict=True)))
-    return out
-
-
-def test_packed_scores_are_those_of_a_plain_scorer(params, tokenizer):
-    rows = loglik.prepare([TASK], tokenizer)
-    assert len(rows.token) == 1  # all three documents share a row
-    expected = [x for d in TASK.documents for x in plain(params, tokenizer, d)]
-    np.testing.assert_allclose(loglik.score(MODEL, params, rows), expected, atol=2e-4)
-
-
-def test_order_and_permutation_do_not_matter(params, tokenizer):
-    def scores(documents):
-        return loglik.score(MODEL, params, loglik.prepare([Task("t", documents)], tokenizer))
-
-    first, _, last = TASK.documents
-    ahead, behind = scores([first, last]), scores([last, first])
-    np.testing.assert_allclose(np.roll(ahead, 4), behind, atol=2e-4)
-    turned = Document(first.context, first.choices[::-1], 2)
-    np.testing.assert_allclose(scores([turned]), ahead[:3][::-1], atol=2e-4)
-
-
-def test_every_token_is_packed_once_and_rows_are_well_filled(tokenizer):
-    rng = np.random.default_rng(0)
-    documents = [
-        Document(story(i, int(rng.integers(5, 30))), (" fox", story(i + 99, 4)), 0)
-        for i in range(60)
-    ]
-    blocks = requests.blocks_of([Task("t", documents)], tokenizer, 256)
-    rows = requests.pack(blocks, 256)
-    n_tokens = sum(len(b.token) for b in blocks)
-    assert (rows.block >= 0).sum() == n_tokens
-    assert (rows.target >= 0).sum() == sum(len(b.target) for b in blocks)
-    assert n_tokens / rows.token.size > 0.9
-    with pytest.raises(InputError, match=r"task 't': document 0 has \d+ tokens, a row 16"):
-        requests.blocks_of([Task("t", documents)], tokenizer, 16)
-
-
+NINE = requests.Requests([], np.arange(9), np.full(9, -1), np.ones(9, int), 0)
 BAD = {
     "gold": (Document("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
     "empty choice": (Document("a", (" b", ""), 0), "an empty context or choice"),
@@ -112,8 +52,13 @@ def test_every_metric_by_hand():
         "t",
         [Document("q", (" ab", " é我"), 1), Document("q", ("no", "no", " yes"), 1)],
     )
-    scores = store.make([task], np.array([-2.0, -3.0, -1.0, -1.7, -1.2]), np.array([1, 2, 1, 1, 1]))
+    asked = requests.Requests(
+        [], np.array([0, 1, 2, 2, 3]), np.array([4, 5, 6, 6, 6]), np.array([1, 2, 1, 1, 1]), 0
+    )
+    loglik = np.array([-2.0, -3.0, -1.0, -1.2, -1.5, -1.0, -3.0])
+    scores = store.make([task], asked, loglik)
     assert scores["loglik"].tolist() == [-2.0, -3.0, -1.0, -1.0, -1.2]  # identical: shared
+    assert scores["loglik_unconditional"].tolist() == [-1.5, -1.0, -3.0, -3.0, -3.0]
     assert scores["n_chars"].tolist() == [2, 2, 2, 2, 3]
     assert scores["n_bytes"].tolist() == [2, 5, 2, 2, 3]
     got = metrics.of_task(scores)
@@ -123,6 +68,7 @@ def test_every_metric_by_hand():
     assert got["acc_per_char_with_space"] == 0.0  # -2/3, -1 | -.5, -.5, -.3
     assert got["acc_per_byte"] == 0.5  # -1, -.6 | -.5, -.5, -.4
     assert got["acc_per_token"] == 0.5  # -2, -1.5 | -1, -1, -1.2
+    assert got["acc_uncond"] == 0.0  # -.5, -2 | 2, 2, 1.8
     assert got["bpb"] == pytest.approx((3 / 5 + 1 / 2) / 2 / math.log(2))
     assert got["bpb_with_space"] == pytest.approx((3 / 6 + 1 / 2) / 2 / math.log(2))
     one = math.exp(-1.5) / (math.exp(-1) + math.exp(-1.5))
@@ -130,10 +76,67 @@ def test_every_metric_by_hand():
     assert got["choice_prob"] == pytest.approx((one + two) / 2)
     assert got["task_ce"] == pytest.approx(-(math.log(one) + math.log(two)) / 2)
     assert set(got) <= set(METRICS)
+    errors = metrics.standard_errors(scores)
+    assert errors["acc_per_byte"] == pytest.approx(0.5)  # of 0 and 1: sd .707, over root 2
+    assert errors["bpb"] == pytest.approx(abs(3 / 5 - 1 / 2) / math.log(2) / 2)
+
+
+def test_without_unconditional_scores_or_choices_there_are_no_such_metrics():
+    task = Task("t", [Document("q", (" ab",), 0), Document("r", (" c",), 0)])
+    asked = requests.Requests([], np.arange(2), np.array([-1, -1]), np.array([1, 1]), 0)
+    scores = store.make([task], asked, np.array([-2.0, -1.0]))
+    assert scores["loglik_unconditional"].isna().all()
+    bits = 1 / math.log(2)
+    assert metrics.of_task(scores) == pytest.approx(
+        {"bpb": bits, "bpb_with_space": bits * (2 / 3 + 1 / 2) / 2}
+    )
+    two = Task("t", [Document("q", (" ab", " c"), 0)])
+    got = metrics.of_task(store.make([two], asked, np.array([-2.0, -1.0])))
+    assert "acc" in got
+    assert "acc_uncond" not in got
+    assert math.isnan(metrics.standard_errors(store.make([two], asked, np.ones(2)))["acc"])
+
+
+def test_the_alarm_rings_where_accuracy_is_guessing_though_bpb_is_fine():
+    good = {"bpb": 0.9, "acc_per_char": 0.251}
+    assert "of guessing" in str(alarm.at_chance("hellaswag_val_rc_5shot", good, 0.25, 10_000))
+    for values, task in (
+        (good | {"bpb": 1.4}, "hellaswag_val_rc_5shot"),
+        (good | {"acc_per_char": 0.3}, "hellaswag_val_rc_5shot"),
+        (good, "another"),
+        ({"bpb": 0.5}, "hellaswag_val_rc_5shot"),
+    ):
+        assert alarm.at_chance(task, values, 0.25, 10_000) is None
+
+
+ROWS = {
+    '{"context": "a", "choices": [" b"], "gold": 1}': "gold index 1 for 1 choices",
+    '{"context": ["a"], "choices": [" b", " c"], "gold": 1}': "1 contexts for 2 choices",
+    '{"context": "a", "choices": " b", "gold": 0}': "'choices' must be a list",
+    '{"context": 1, "choices": [" b"], "gold": 0}': "'context' must be a text",
+    '{"context": "a", "choices": [" b"], "gold": true}': "'gold' must be the index",
+    '{"context": "a", "choices": [" b"], "gold": 0, "golds": 1}': "'golds' is unknown",
+    "[1]": "not a JSON object",
+    "{": "Expecting property name",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_bad_row_of_a_users_task_is_named(row, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"context": ["x", "y"], "choices": [" b", " c"], "gold": 1}\n\n')
+    assert tasks.read_jsonl(path) == Task("mine", [Document(("x", "y"), (" b", " c"), 1)])
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(InputError, match=r"mine\.jsonl: row 3: ") as caught:
+        tasks.read_jsonl(path)
+    assert ROWS[row] in str(caught.value)
+    path.write_text("\n")
+    with pytest.raises(InputError, match="no documents"):
+        tasks.read_jsonl(path)
 
 
 def test_a_store_round_trips_and_must_be_whole(tmp_path):
-    scores = store.make([TASK], np.arange(-9.0, 0), np.ones(9, int))
+    scores = store.make([TASK], NINE, np.arange(-9.0, 0))
     store.write(scores, tmp_path / "s.parquet")
     pd.testing.assert_frame_equal(store.read(tmp_path / "s.parquet"), scores)
     scores.drop(columns="gold").to_parquet(tmp_path / "s.parquet")
@@ -171,8 +174,10 @@ def test_embedded_tasks_are_full_fair_and_repeatable(name, speeches, tokenizer):
 def test_metrics_of_a_run_come_from_its_stores(tmp_path, tokenizer):
     evals = tmp_path / "evals"
     evals.mkdir()
-    scores = store.make([TASK], np.arange(-9.0, 0), np.ones(9, int))
+    scores = store.make([TASK], NINE, np.arange(-9.0, 0))
     store.write(scores, evals / "scores-00000012.parquet")
-    ((step, task, values, n),) = measure._measured(evals)
-    assert (step, task, n) == (12, "made up", 3)
-    assert values == metrics.of_task(scores)
+    fewer = scores[scores["doc"] < 2]
+    store.write(fewer, evals / "tasks-00000012.parquet")  # a later scoring, of fewer documents
+    ((step, (values, n)),) = measure._measured(evals).items()
+    assert (step, n) == (12, {"made up": 3})
+    assert values == {"made up": metrics.of_task(scores)}
