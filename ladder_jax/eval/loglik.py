@@ -13,11 +13,11 @@ import numpy as np
 
 from ladder_jax import sharding
 from ladder_jax.config import ModelConfig
-from ladder_jax.eval.packing import Call, Plan, prefix_length
+from ladder_jax.eval.packing import Call, Group, Plan
 from ladder_jax.models import decoder
 from ladder_jax.models.layers import Prefix, visible
 
-_HEAD_ROWS = 128  # positions for which logits are held at once, on each device
+_HEAD_ROWS = (192, 64)  # positions for which logits are held at once: most, and of the remainder
 _IN_FLIGHT = 2  # calls that are computed before the first is fetched
 
 
@@ -105,20 +105,21 @@ def _computed(
         if number < skip:
             continue
         if group != at:
-            at, prefix = group, _prefix(model, params, plan.groups[group].prefix)
-        rows = (call.token, call.position, call.segment, call.block, call.source, call.target)
+            at, prefix = group, _prefix(model, params, plan.groups[group])
+        rows = (call.token, call.position, call.end, call.source, call.target)
         placed = [sharding.put_rows(array) for array in rows]
         yield call, function(params, prefix, np.int32(call.n_sources), *placed)
 
 
-def _prefix(model: ModelConfig, params: decoder.Params, ids: np.ndarray) -> Prefix | None:
-    """Keys and values of a prefix, padded to one of few lengths."""
-    if not len(ids):
+def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix | None:
+    """Keys and values of a group's prefix."""
+    n = len(group.prefix)
+    if not n:
         return None
-    token = np.zeros((1, prefix_length(len(ids))), np.int32)
-    token[0, : len(ids)] = ids
+    token = np.zeros((1, group.length), np.int32)
+    token[0, :n] = group.prefix
     key, value = _keys_values(model, sharding.active_mesh())(params, token)
-    return Prefix(key, value, visible(jnp.arange(token.size) < len(ids)))
+    return Prefix(key, value, visible(jnp.arange(group.length) < n))
 
 
 @functools.cache
@@ -145,27 +146,23 @@ def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
         n_sources: jax.Array,
         token: jax.Array,
         position: jax.Array,
-        segment: jax.Array,
-        block: jax.Array,
+        end: jax.Array,
         source: jax.Array,
         target: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
         bound = decoder.bind(model, params)
         with _exact():
-            hidden = bound.hidden(token, position, _mask(segment, block), prefix)
+            hidden = bound.hidden(token, position, _ancestors(end), prefix)
             hidden = hidden.reshape(len(source), -1, hidden.shape[-1])
             return _heads(bound, hidden, source, target, n_sources)
 
     return jax.jit(row_logliks, out_shardings=mesh and sharding.replicated(mesh))
 
 
-def _mask(segment: jax.Array, block: jax.Array) -> jax.Array:
-    """Whom each token sees of its row, shape (B, T, T)."""
-    length = segment.shape[1]
-    before = jnp.tril(jnp.ones((length, length), bool))[None]
-    same_block = block[:, :, None] == block[:, None, :]
-    shared = (segment[:, None, :] == 0) | (segment[:, :, None] == segment[:, None, :])
-    return before & same_block & shared
+def _ancestors(end: jax.Array) -> jax.Array:
+    """Whom each token sees of its row, shape (B, T, T): those before it whose tree it is in."""
+    at = jnp.arange(end.shape[1])
+    return (at[None, :, None] >= at[None, None, :]) & (at[None, :, None] < end[:, None, :])
 
 
 def _heads(
@@ -176,11 +173,11 @@ def _heads(
     n_sources: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """Logits a slice of the sources at a time, as many slices as there are sources."""
-    size = min(_HEAD_ROWS, source_WxS.shape[1])
 
-    def some(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        at = jax.lax.dynamic_slice_in_dim(source_WxS, i * size, size, 1)
-        target = jax.lax.dynamic_slice_in_dim(target_WxSxA, i * size, size, 1)
+    def some(size: int, first: Any, i: jax.Array, found: tuple[jax.Array, jax.Array]) -> Any:
+        start = first + i * size
+        at = jax.lax.dynamic_slice_in_dim(source_WxS, start, size, 1)
+        target = jax.lax.dynamic_slice_in_dim(target_WxSxA, start, size, 1)
         chosen = jnp.take_along_axis(hidden_WxMxD, at[:, :, None], axis=1)
         logits = bound.logits(chosen).astype(jnp.float32)
         top = jnp.max(logits, axis=-1, keepdims=True)
@@ -188,12 +185,16 @@ def _heads(
         gold = jnp.take_along_axis(logits, target, axis=2)
         loglik, greedy = found
         return (
-            jax.lax.dynamic_update_slice_in_dim(loglik, gold - normaliser, i * size, 1),
-            jax.lax.dynamic_update_slice_in_dim(greedy, gold >= top, i * size, 1),
+            jax.lax.dynamic_update_slice_in_dim(loglik, gold - normaliser, start, 1),
+            jax.lax.dynamic_update_slice_in_dim(greedy, gold >= top, start, 1),
         )
 
-    empty = (jnp.zeros(target_WxSxA.shape), jnp.zeros(target_WxSxA.shape, bool))
-    return jax.lax.fori_loop(0, (n_sources + size - 1) // size, some, empty)
+    found = (jnp.zeros(target_WxSxA.shape), jnp.zeros(target_WxSxA.shape, bool))
+    large, small = (min(size, source_WxS.shape[1]) for size in _HEAD_ROWS)
+    n_large = n_sources // large
+    found = jax.lax.fori_loop(0, n_large, functools.partial(some, large, 0), found)
+    rest = (n_sources - n_large * large + small - 1) // small
+    return jax.lax.fori_loop(0, rest, functools.partial(some, small, n_large * large), found)
 
 
 def _exact() -> Any:

@@ -1,11 +1,11 @@
 """Requests -> packed rows of few static shapes, so that what requests share is computed once.
 
 Bundles whose contexts begin alike form a group: the keys and values of that prefix are computed
-once.  What follows it in a bundle is a block: the rest of the shared context (segment 0) and each
-choice's own tokens (segments 1, 2, ...), which all continue at the shared context's positions.  A
-token sees the prefix and what precedes it in its block, of segment 0 or of its own.  Blocks are
-packed best-fit into rows, rows into calls.  The last token of a continuation predicts nothing and
-is left out.
+once.  What follows it in a bundle is a block, a tree of tokens in depth-first order: the rest of
+the shared context is its trunk, and choices branch off where they first differ.  A token sees the
+prefix and its ancestors: token j is an ancestor of i if j <= i < end[j].  Blocks are packed
+best-fit into rows, rows into calls.  The last token of a continuation predicts nothing and is left
+out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from ladder_jax.eval.requests import Bundle, Ids
 
 ARMS = 16  # targets that one position may predict: first tokens of a document's choices
 _ROW_LENGTHS = (128, 256, 512, 1024, 2048)
-_PREFIX_LENGTHS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+_PREFIX_LENGTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
+_FEW_LENGTHS = (256, 512, 1024, 2048)  # of prefixes, where many groups would compile many programs
+_FEW = 3  # groups that may have a padded prefix length each
 _GROUP_COST = 512  # tokens: what a group costs beside its prefix, in unfilled calls
 _ATTENTION = 1500  # tokens of a row at which attention costs as much as all else
 
@@ -31,13 +33,14 @@ _ATTENTION = 1500  # tokens of a row at which attention costs as much as all els
 class Block:
     """One bundle after its group's prefix.
 
-    `token`, `position`, `segment` have the block's length; `source`, `target`, `request` a cell for
-    each continuation token: the index in the block that predicts it, its id, and whose it is.
+    `token`, `position`, `end` have the block's length; `end` is the index after a token's last
+    descendant.  `source`, `target`, `request` have a cell for each continuation token: the index in
+    the block that predicts it, its id, and whose it is.
     """
 
     token: np.ndarray
     position: np.ndarray
-    segment: np.ndarray
+    end: np.ndarray
     source: np.ndarray
     target: np.ndarray
     request: np.ndarray
@@ -48,8 +51,9 @@ class Call:
     """One forward pass of B rows of T tokens, in W shards of rows; all arrays int32.
 
     Attributes:
-        token: shape (B, T), padded with 0, as are `position` and `segment`.
-        block: shape (B, T), the block of each token, padded with -1.
+        token: shape (B, T), padded with 0.
+        position: shape (B, T), of each token in its sequence; padded with 0.
+        end: shape (B, T), the index in the row after a token's last descendant; padded with 0.
         source: positions to predict from, shape (W, S): indices into a shard's B/W x T tokens.
         target: shape (W, S, A): what may follow each, padded with 0.
         n_sources: the most that a shard has of them.
@@ -59,20 +63,25 @@ class Call:
 
     token: np.ndarray
     position: np.ndarray
-    segment: np.ndarray
-    block: np.ndarray
+    end: np.ndarray
     source: np.ndarray
     target: np.ndarray
     n_sources: int
     cell: np.ndarray
     request: np.ndarray
 
+    @property
+    def n_tokens(self) -> int:
+        """Tokens, padding left out."""
+        return int((self.end > 0).sum())
+
 
 @dataclass(frozen=True)
 class Group:
-    """Calls whose rows follow one prefix (token ids, maybe none)."""
+    """Calls whose rows follow one prefix: its token ids, maybe none, padded to `length`."""
 
     prefix: Ids
+    length: int
     calls: list[Call]
 
 
@@ -101,7 +110,7 @@ class Plan:
         """SHA-256 of all that is computed."""
         digest = hashlib.sha256()
         for group in self.groups:
-            digest.update(group.prefix.tobytes() + b"|")
+            digest.update(group.prefix.tobytes() + b"|%d|" % group.length)
             for call in group.calls:
                 for array in vars(call).values():
                     digest.update(np.asarray(array).tobytes())
@@ -117,12 +126,15 @@ def plan(bundles: Sequence[Bundle], n_shards: int = 1, tokens: int = 1024) -> Pl
         tokens: about how many tokens each device computes at once.
     """
     bundles = [part for bundle in bundles for part in _split(bundle)]
-    made, n_tokens = [], 0
-    for prefix_len, members in groups([_shared(bundle) for bundle in bundles]):
-        blocks = [_block(bundles[i], prefix_len) for i in members]
-        prefix = bundles[members[0]].contexts[0][:prefix_len]
-        made.append(Group(prefix, list(_calls(blocks, n_shards, tokens))))
-        n_tokens += prefix_len + sum(len(block.token) for block in blocks)
+    found = groups([_shared(bundle) for bundle in bundles])
+    blocks = [[_block(bundles[i], n) for i in members] for n, members in found]
+    prefixes = [bundles[members[0]].contexts[0][:n] for n, members in found]
+    lengths = _FEW_LENGTHS if len(found) > _FEW else _PREFIX_LENGTHS
+    made = [
+        Group(prefix, _fitting(len(prefix), lengths), [_call(*c, n_shards) for c in calls])
+        for prefix, calls in zip(prefixes, _packed(blocks, n_shards, tokens), strict=True)
+    ]
+    n_tokens = sum(map(len, prefixes)) + sum(len(b.token) for some in blocks for b in some)
     pairs = [p for b in bundles for p in zip(b.contexts, b.continuations, strict=True)]
     n_naive = sum(len(context) + len(continuation) - 1 for context, continuation in pairs)
     return Plan(made, len(pairs), n_tokens, n_naive)
@@ -178,53 +190,54 @@ def groups(sequences: Sequence[Ids]) -> list[tuple[int, list[int]]]:
 
 
 def _block(bundle: Bundle, prefix_len: int) -> Block:
-    contexts, continuations = bundle.contexts, bundle.continuations
-    shared = min(_common(contexts[0], context) for context in contexts)
-    n = shared - prefix_len
-    token, position, segment = [contexts[0][prefix_len:shared]], [np.arange(n)], [np.zeros(n, int)]
-    source, target, request, start = [], [], [], n
-    for k, (context, continuation) in enumerate(zip(contexts, continuations, strict=True)):
-        own = np.concatenate([context[shared:], continuation[:-1]])
-        token.append(own)
-        position.append(n + np.arange(len(own)))
-        segment.append(np.full(len(own), k + 1))
-        path = np.concatenate([np.arange(n), start + np.arange(len(own))])
-        source.append(path[-len(continuation) :])
-        target.append(continuation)
-        request.append(np.full(len(continuation), bundle.numbers[k]))
-        start += len(own)
-    at = prefix_len + np.concatenate(position)
-    parts = (np.concatenate(part) for part in (token, segment, source, target, request))
-    token, segment, *cells = (part.astype(np.int32) for part in parts)
-    return Block(token, at.astype(np.int32), segment, *cells)
+    """The tree of a bundle's requests: sorted, each adds what it does not share with the last."""
+    asked = sorted(
+        zip(bundle.contexts, bundle.continuations, bundle.numbers, strict=True),
+        key=lambda r: np.concatenate([r[0], r[1][:-1]]).astype(">i4").tobytes(),
+    )
+    token, position, cells = [], [], []
+    end = np.zeros(sum(len(a) - prefix_len + len(b) - 1 for a, b, _ in asked), int)
+    last, path, size = np.zeros(0, np.int32), np.zeros(0, int), 0  # path: indices of last's tokens
+    for context, continuation, number in asked:
+        own = np.concatenate([context[prefix_len:], continuation[:-1]])
+        n = _common(last, own)
+        end[path[n:]] = size
+        token.append(own[n:])
+        position.append(prefix_len + np.arange(n, len(own)))
+        path = np.concatenate([path[:n], np.arange(size, size + len(own) - n)])
+        cells.append((path[-len(continuation) :], continuation, np.full(len(continuation), number)))
+        last, size = own, size + len(own) - n
+    end[path] = size
+    source, target, request = (np.concatenate(part) for part in zip(*cells, strict=True))
+    parts = (np.concatenate(token), np.concatenate(position), end[:size], source, target, request)
+    return Block(*(part.astype(np.int32) for part in parts))
 
 
-def _calls(blocks: Sequence[Block], n_shards: int, tokens: int) -> Iterator[Call]:
-    """Rows of two lengths at most: one for most blocks, one for those that are longer."""
-    lengths = np.array([len(block.token) for block in blocks])
-    longest = _fitting(lengths.max(), _ROW_LENGTHS)
+_Rows = tuple[list[list[Block]], tuple[int, int]]  # the rows of a call, and its shape
 
-    def packed(usual: int) -> list[tuple[int, int, list[list[int]]]]:
-        found = []
-        for row_len, chosen in ((usual, lengths <= usual), (longest, lengths > usual)):
-            if chosen.any():
-                at_once = n_shards * math.ceil(tokens / row_len)
-                found.append(
-                    (row_len, at_once, best_fit(np.flatnonzero(chosen).tolist(), lengths, row_len))
-                )
-        return found
 
-    def cost(shapes: list[tuple[int, int, list[list[int]]]]) -> float:
-        return sum(
-            math.ceil(len(rows) / at_once) * at_once * row_len * (1 + row_len / _ATTENTION)
-            for row_len, at_once, rows in shapes
-        )
+def _packed(groups: Sequence[Sequence[Block]], n_shards: int, tokens: int) -> list[list[_Rows]]:
+    """The calls of every group, of two row lengths at most: most blocks fit the shorter one."""
+    if not groups:
+        return []
+    longest = _fitting(max(len(b.token) for blocks in groups for b in blocks), _ROW_LENGTHS)
 
-    tried = [packed(usual) for usual in _ROW_LENGTHS if usual < longest] + [packed(longest)]
-    for row_len, at_once, rows in min(tried, key=cost):
-        for i in range(0, len(rows), at_once):
-            members = [[blocks[j] for j in row] for row in rows[i : i + at_once]]
-            yield _call(members, (at_once, row_len), n_shards)
+    def calls(blocks: Sequence[Block], usual: int) -> list[_Rows]:
+        made = []
+        short = [len(block.token) <= usual for block in blocks]
+        for row_len, wanted in ((usual, True), (longest, False)):
+            chosen = [b for b, fits in zip(blocks, short, strict=True) if fits == wanted]
+            rows = best_fit(chosen, row_len)
+            shape = (n_shards * math.ceil(tokens / row_len), row_len)
+            made += [(rows[i : i + shape[0]], shape) for i in range(0, len(rows), shape[0])]
+        return made
+
+    def cost(every: list[list[_Rows]]) -> float:
+        shapes = (shape for made in every for _, shape in made)
+        return sum(n * row_len * (1 + row_len / _ATTENTION) for n, row_len in shapes)
+
+    usual = [*(n for n in _ROW_LENGTHS if n < longest), longest]
+    return min(([calls(blocks, n) for blocks in groups] for n in usual), key=cost)
 
 
 def _fitting(length: float, sizes: Sequence[int]) -> int:
@@ -232,17 +245,13 @@ def _fitting(length: float, sizes: Sequence[int]) -> int:
     return next((s for s in sizes if s >= length), math.ceil(length / sizes[-1]) * sizes[-1])
 
 
-def prefix_length(n: int) -> int:
-    """What a prefix of n tokens is padded to."""
-    return _fitting(n, _PREFIX_LENGTHS)
-
-
-def best_fit(chosen: Sequence[int], lengths: np.ndarray, row_len: int) -> list[list[int]]:
-    """Rows of the chosen blocks: the longest first, into the fullest row that still holds it."""
-    rows: list[list[int]] = []
+def best_fit(blocks: Sequence[Block], row_len: int) -> list[list[Block]]:
+    """Rows of blocks: the longest first, into the fullest row that still holds it."""
+    rows: list[list[Block]] = []
     space: dict[int, list[int]] = {}  # free tokens -> rows
-    for i in sorted(chosen, key=lambda i: -lengths[i]):
-        free = min((s for s in space if s >= lengths[i]), default=None)
+    for block in sorted(blocks, key=lambda block: -len(block.token)):
+        need = len(block.token)
+        free = min((s for s in space if s >= need), default=None)
         if free is None:
             rows.append([])
             row, free = len(rows) - 1, row_len
@@ -250,27 +259,26 @@ def best_fit(chosen: Sequence[int], lengths: np.ndarray, row_len: int) -> list[l
             row = space[free].pop()
             if not space[free]:
                 del space[free]
-        rows[row].append(i)
-        space.setdefault(free - lengths[i], []).append(row)
+        rows[row].append(block)
+        space.setdefault(free - need, []).append(row)
     return rows
 
 
 def _call(rows: Sequence[Sequence[Block]], shape: tuple[int, int], n_shards: int) -> Call:
-    token, position, segment = (np.zeros(shape, np.int32) for _ in range(3))
-    block = np.full(shape, -1, np.int32)
+    token, position, end = (np.zeros(shape, np.int32) for _ in range(3))
     source, target, request = [], [], []
     for row, members in enumerate(rows):
         at = 0
-        for k, member in enumerate(members):
-            span = slice(at, at + len(member.token))
-            token[row, span], position[row, span] = member.token, member.position
-            segment[row, span], block[row, span] = member.segment, k
-            source.append(row * shape[1] + at + member.source)
-            target.append(member.target)
-            request.append(member.request)
+        for block in members:
+            span = slice(at, at + len(block.token))
+            token[row, span], position[row, span] = block.token, block.position
+            end[row, span] = at + block.end
+            source.append(row * shape[1] + at + block.source)
+            target.append(block.target)
+            request.append(block.request)
             at = span.stop
     return Call(
-        token, position, segment, block,
+        token, position, end,
         *_cells(np.concatenate(source), np.concatenate(target), token.size // n_shards, n_shards),
         np.concatenate(request),
     )  # fmt: skip

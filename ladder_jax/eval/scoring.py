@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,7 +40,15 @@ class Questions:
 def prepare(
     tasks: Sequence[Task], tokenizer: Tokenizer, window: int, unconditional: bool = True
 ) -> Questions:
-    """Tokenises and packs tasks for the active mesh; see `requests.of_tasks`."""
+    """Tokenises and packs tasks for the active mesh; see `requests.of_tasks`.
+
+    Raises:
+        InputError: two tasks have one name, or see `requests.of_tasks`.
+    """
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"two of the tasks are named {twice!r}: leave one out, or rename a file")
     made = requests.of_tasks(tasks, tokenizer, window, unconditional)
     at_once = _TOKENS_AT_ONCE.get(jax.default_backend(), _TOKENS_ELSEWHERE)
     plan = packing.plan(made.bundles, sharding.row_shards(), at_once)
@@ -63,6 +72,8 @@ def score_into(
 ) -> pd.DataFrame:
     """Scores what a store does not hold yet, keeping it there; a kill loses seconds of work.
 
+    A task's first documents do not replace all of them: a store keeps the fuller scores.
+
     Args:
         path: of the store, made or added to.
         model: of the weights.
@@ -73,7 +84,7 @@ def score_into(
         progress: draw a progress bar in computed tokens.
 
     Returns:
-        The store with all tasks that it holds.
+        The store with all tasks that it holds, those asked for as they were asked for.
 
     Raises:
         InputError: the store holds scores of other weights.
@@ -85,29 +96,52 @@ def score_into(
     dtype = str(jax.tree.leaves(params)[0].dtype)
     todo = []
     for questions in asked:
-        key = _digest(weights, dtype, questions.requests.fingerprint)
+        key = _digest(weights, dtype, questions.requests.fingerprint, _of_documents(questions))
         if any(known.get(task.name) != key for task in questions.tasks):
             todo.append((questions, key))
     total = sum(questions.plan.n_tokens for questions, _ in todo)
+    found = held
     with tqdm(total=total, unit="tok", unit_scale=True, disable=not progress) as bar:
         for questions, key in todo:
             bar.set_description(questions.tasks[0].name)
             part = path.with_name(f".{path.name}.part")
             scores = _resumed(part, model, params, questions.plan, key, bar)
             frame = store.make(questions.tasks, questions.requests, scores.loglik)
-            known = known | {task.name: key for task in questions.tasks}
-            held = store.replaced(held, frame)
-            held.attrs = {"weights": weights, "cells": dict(cells), "keys": known}
+            found = store.replaced(found, frame)
+            if not _begins(held, frame):
+                known = known | {task.name: key for task in questions.tasks}
+                held = store.replaced(held, frame)
+                held.attrs = {"weights": weights, "cells": dict(cells), "keys": known}
+                if sharding.is_primary():
+                    store.write(held, path)
             if sharding.is_primary():
-                store.write(held, path)
                 part.unlink(missing_ok=True)
-    if held is None:
+    if held is None or found is None:
         raise InputError(f"{path}: nothing to score: name a task")
-    if held.attrs["cells"] != dict(cells):
+    if json.dumps(held.attrs["cells"]) != json.dumps(dict(cells)):
         held.attrs = held.attrs | {"cells": dict(cells)}
         if sharding.is_primary():
             store.write(held, path)
-    return held
+    found.attrs = dict(held.attrs)
+    return found
+
+
+def _of_documents(questions: Questions) -> str:
+    """What the rows of a store tell beside the scores of the requests."""
+    rows = [(d.prompt_hash, d.gold, len(d.choices)) for t in questions.tasks for d in t.documents]
+    return _digest(json.dumps(rows))
+
+
+def _begins(held: pd.DataFrame | None, frame: pd.DataFrame) -> bool:
+    """Whether a store holds every task of `frame` with these very documents and more."""
+    if held is None:
+        return False
+    told = ["doc", "choice", "gold", "prompt_hash"]
+    for task, rows in frame.groupby("task", sort=False):
+        fuller = held.loc[held["task"] == task, told]
+        if len(fuller) <= len(rows) or not np.array_equal(fuller[: len(rows)], rows[told]):
+            return False
+    return True
 
 
 def _resumed(
@@ -122,7 +156,7 @@ def _resumed(
     key = _digest(key, plan.fingerprint)
     first, scores = sharding.agreed(_kept(part, plan, key))
     first, scores = int(first), loglik.Scores(*map(np.array, scores))
-    sizes = [int((call.block >= 0).sum()) for group in plan.groups for call in group.calls]
+    sizes = [call.n_tokens for group in plan.groups for call in group.calls]
     bar.update(sum(sizes[:first]))
     since = time.monotonic()
     for done in loglik.partial(model, params, plan, scores, first):
