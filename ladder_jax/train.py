@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +113,8 @@ def _train(
         batch = jax.device_put(batches[step - 1], rows)
         state, metrics = step_function(state, batch, schedule)
         pending.append(metrics)
-        if step % LOG_EVERY == 0 or step in saves or step == run.n_steps:
+        due = evaluate is not None and run.eval.every > 0 and step % run.eval.every == 0
+        if step % LOG_EVERY == 0 or step in saves or due or step == run.n_steps:
             try:
                 row = _collect(pending, step, checkpoints)
             except Diverged:
@@ -126,9 +128,9 @@ def _train(
             pending.clear()
         if step in saves:
             checkpoints.save(step, state, _meta(run, packed, step))
-        if evaluate is not None and run.eval.every and step % run.eval.every == 0:
-            evaluate(step, state.params)
-            clock.resume()
+        if due and evaluate is not None:
+            with clock.paused():
+                evaluate(step, state.params)
     bar.close()
 
 
@@ -281,9 +283,13 @@ class _Clock:
         self.cpu_offset = cpu_s - time.process_time()
         self.wall = time.perf_counter()
 
-    def resume(self) -> None:
-        """Leaves out of the next lap's wall time what came since the last one."""
-        self.wall = time.perf_counter()
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves what is done meanwhile out of the next lap, wall and CPU time."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.wall += time.perf_counter() - wall
+        self.cpu_offset -= time.process_time() - cpu
 
     def lap(self, n_tokens: int) -> dict[str, float]:
         now = time.perf_counter()

@@ -35,6 +35,8 @@ NINE = requests.Requests([], np.arange(9), np.full(9, -1), np.ones(9, int), 0)
 BAD = {
     "gold": (Document("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
     "empty choice": (Document("a", (" b", ""), 0), "an empty context or choice"),
+    "a space": (Document("a", (" b", " "), 0), "an empty context or choice"),
+    "surrogate": (Document("a\ud800", (" b", " c"), 0), "a lone surrogate"),
     "empty context": (Document("", (" b", " c"), 0), "an empty context or choice"),
 }
 
@@ -44,6 +46,14 @@ def test_a_bad_task_gets_one_line(kind):
     document, line = BAD[kind]
     with pytest.raises(InputError, match=line):
         Task("t", [document])
+
+
+def test_documents_with_and_without_a_choice_do_not_mix():
+    """Else the only choice of one would count as a right answer."""
+    two, one = Document("a", (" b", " c"), 0), Document("a", (" b",), 0)
+    for mixed in ([two, one], [one, two]):
+        with pytest.raises(InputError, match=r"document 1 has \d choice"):
+            Task("t", mixed)
 
 
 def test_every_metric_by_hand():

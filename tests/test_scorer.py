@@ -30,7 +30,7 @@ TASK = Task(
         Document("a lazy dog", (" over", " over"), 1, "Answer:"),  # identical choices
         Document(("over the fox", "over the"), (" a", " lazy dogs hum softly"), 1),
         Document(("under", "under the fox"), (" a", " a"), 1),  # a context that begins the other
-        Document("one choice", (" alone",), 0),
+        Document("again a choice", (" of", " two"), 0),
     ],
 )
 SHARED = Task(
@@ -88,7 +88,7 @@ def test_packed_scores_are_those_of_a_plain_scorer(params, tokenizer):
     np.testing.assert_allclose(found["loglik"], expected, rtol=2e-6, atol=2e-5)
     apart = [plain(params, tokenizer, "Answer:", c)[0] for d in TASK.documents for c in d.choices]
     known = found["loglik_unconditional"].to_numpy()[: len(apart)]
-    asked = np.repeat([True, True, False, False, False], [3, 2, 2, 2, 1])
+    asked = np.repeat([True, True, False, False, False], [3, 2, 2, 2, 2])
     np.testing.assert_allclose(known[asked], np.array(apart)[asked], rtol=2e-6, atol=2e-5)
     assert np.isnan(known[~asked]).all()
 
@@ -105,7 +105,7 @@ def test_a_shared_beginning_is_computed_once(params, tokenizer):
 def test_identical_requests_are_scored_once(params, tokenizer):
     made = requests.of_tasks([TASK, TASK], tokenizer, 256, unconditional=False)
     assert made.conditional[3] == made.conditional[4]
-    assert made.n_requests == 9  # of ten in either task
+    assert made.n_requests == 10  # of eleven in either task
     half = len(made.conditional) // 2
     assert (made.conditional[:half] == made.conditional[half:]).all()
 
@@ -255,11 +255,49 @@ def test_any_mesh_gives_the_same_scores(shape, params, tokenizer):
     np.testing.assert_allclose(spread, alone, rtol=2e-6, atol=2e-5)
 
 
-def test_bfloat16_is_near(params, tokenizer):
-    exact = scored([SHARED], params, tokenizer)
-    rough = scored([SHARED], jax.tree.map(lambda x: x.astype(jnp.bfloat16), params), tokenizer)
-    off = np.abs(rough["loglik"] - exact["loglik"]) / exact["n_tokens"]
+def test_bfloat16_is_near_and_its_logits_do_not_tie(params, tokenizer):
+    rough = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
+    exact, found = (scored([SHARED], p, tokenizer) for p in (params, rough))
+    off = np.abs(found["loglik"] - exact["loglik"]) / exact["n_tokens"]
     assert 1e-6 < off.mean() < 0.1
+    logits = decoder.bind(MODEL, rough)(jnp.arange(8)[None])
+    assert logits.dtype == jnp.float32
+    assert (logits != logits.astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9
+
+
+def test_weights_that_are_not_finite_are_refused(params, tokenizer):
+    broken = params | {"head": params["head"].at[0, 0].set(jnp.nan)}
+    with pytest.raises(InputError, match="scores that are not finite"):
+        scored([SHARED], broken, tokenizer)
+
+
+@pytest.mark.parametrize(("seed", "tokens"), [(0, 1), (1, 1024)])
+def test_random_bundles_are_scored_as_if_alone(seed, tokens, params, monkeypatch):
+    """Few token ids, so that contexts and choices share, repeat and begin one another."""
+    monkeypatch.setattr(packing, "_GROUP_COST", 8)
+    rng = np.random.default_rng(seed)
+    base = rng.integers(0, 3, 40)
+    bundles, number = [], 0
+    for _ in range(25):
+        n = int(rng.integers(1, 6))
+        stem = np.append(base[: rng.integers(1, 40)], rng.integers(0, 3, rng.integers(0, 4)))
+        same = rng.random() < 0.5
+        contexts = [stem if same else stem[: rng.integers(1, len(stem) + 1)] for _ in range(n)]
+        choices = [rng.integers(0, 3, rng.integers(1, 6)) for _ in range(n)]
+        parts = ([np.asarray(x, np.int32) for x in some] for some in (contexts, choices))
+        bundles.append(requests.Bundle(*map(tuple, parts), tuple(range(number, number + n))))
+        number += n
+    found = loglik.score(MODEL, params, packing.plan(bundles, 1, tokens))
+    for bundle in bundles:
+        for context, choice, k in zip(*vars(bundle).values(), strict=True):
+            inputs = np.zeros((1, MODEL.seq_len), np.int32)
+            inputs[0, : len(context) + len(choice)] = np.append(context, choice)
+            logits = np.asarray(_logits(params, inputs)[0], np.float64)
+            at = np.arange(len(context) - 1, len(context) + len(choice) - 1)
+            logs = logits[at] - np.logaddexp.reduce(logits[at], axis=-1, keepdims=True)
+            expected = logs[np.arange(len(choice)), choice].sum()
+            assert found.loglik[k] == pytest.approx(expected, abs=2e-5, rel=2e-6)
+            assert found.greedy[k] == (logs.argmax(-1) == choice).all()
 
 
 def test_scanned_layers_give_the_same_scores(params, tokenizer):

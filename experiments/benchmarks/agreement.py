@@ -62,8 +62,8 @@ def plain(model: ModelConfig, params: decoder.Params) -> Nats:
 
 def transformers(directory: str, dtype: str) -> Nats:
     """Olmo2ForCausalLM on torch; in float64 it is the referee."""
-    import torch
-    from transformers import Olmo2ForCausalLM
+    import torch  # pyright: ignore[reportMissingImports]
+    from transformers import Olmo2ForCausalLM  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
     model = Olmo2ForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()

@@ -13,19 +13,16 @@ that has nothing compiled, `warm` the median of the calls after it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import multiprocessing
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import scipy.optimize
 from tqdm import tqdm
 
+from experiments.benchmarks import common
 from experiments.task_ladders.analyse import cuts
 from experiments.task_ladders.study import Study
 from fitting import converge
@@ -93,12 +90,6 @@ def ours(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return first.objective, 2 * second.objective
 
 
-def _timed(function: Callable, *args: Any) -> tuple[Any, float]:
-    begin = time.process_time()
-    found = function(*args)
-    return found, time.process_time() - begin
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Prints a JSON line a measurement, and last the ratios."""
     parser = argparse.ArgumentParser(
@@ -110,26 +101,11 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     runs = args.runs or str(download.olmo_ladder())
     process = multiprocessing.get_context("spawn").Process(target=_measure, args=(runs,))
-    with _one_thread():  # of the process: waiting threads would count as CPU seconds
+    with common.one_thread():
         process.start()
     process.join()
     if process.exitcode:
         sys.exit(process.exitcode)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One core, one thread and nothing compiled for the processes that start meanwhile."""
-    cores, before = os.sched_getaffinity(0), dict(os.environ)
-    os.sched_setaffinity(0, {min(cores)})
-    os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "MKL", "OMP")}
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, cores)
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _measure(runs: str) -> None:
@@ -144,11 +120,11 @@ def _measure(runs: str) -> None:
     _check_gradient(data[0])
     n = 2 * chosen.shape[0] * len(data)
 
-    (mine, cold), warm = _timed(ours, data, chosen), []
+    (mine, cold), warm = common.timed(ours, data, chosen), []
     for _ in range(_WARM_CALLS):
-        mine, seconds = _timed(ours, data, chosen)
+        mine, seconds = common.timed(ours, data, chosen)
         warm.append(seconds)
-    theirs, plain = _timed(loop, data, chosen)
+    theirs, plain = common.timed(loop, data, chosen)
     settled = chosen.sum(axis=1) > len(CHINCHILLA.params)  # fewer runs only interpolate
     no_worse = [
         float(np.mean(mine[0][settled] <= theirs[0][settled] * _SAME)),

@@ -27,14 +27,15 @@ def evaluate(args: argparse.Namespace) -> None:
     """Scores tasks with a model of Hugging Face, or with checkpoints of a run."""
     import pandas as pd
 
-    from ladder_jax import compilation, hf, sharding
-    from ladder_jax.config import MeshConfig
+    from ladder_jax import compilation
     from ladder_jax.download import cache_dir
 
-    compilation.keep(cache_dir())
+    _check_flags(args)
+    compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
-    if Path(args.out).suffix not in (".csv", ".parquet"):
-        raise InputError(f"--out {args.out}: name a .csv or .parquet file")
+    from ladder_jax import hf, sharding
+    from ladder_jax.config import MeshConfig
+
     mesh = sharding.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
     with sharding.use_mesh(mesh):
         if args.hf:
@@ -42,9 +43,9 @@ def evaluate(args: argparse.Namespace) -> None:
             model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
             every = _of_hf(args, directory, model, mesh)
         else:
-            run = _run(args)
-            model, beside = run.model, _run_tokenizer(args, run)
-            every = _of_run(args, run, mesh)
+            run, steps = _run(args), _steps(args)
+            beside, text = _run_tokenizer(args, run)
+            model, every = run.model, _of_run(args, run, mesh, steps, text)
         asked = _asked(args, model, beside)
         if args.overlap:
             _report_overlap([questions.tasks[0] for questions in asked], args.overlap)
@@ -53,22 +54,38 @@ def evaluate(args: argparse.Namespace) -> None:
     print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(asked)} tasks")
 
 
+def _check_flags(args: argparse.Namespace) -> None:
+    """Complains of what cannot be meant, before anything is read."""
+    if Path(args.out).suffix not in (".csv", ".parquet"):
+        raise InputError(f"--out {args.out}: name a .csv or .parquet file")
+    if args.store and (Path(args.store).suffix != ".parquet" or Path(args.store).is_dir()):
+        raise InputError(f"--store {args.store}: name a .parquet file")
+    if args.store and Path(args.store).resolve() == Path(args.out).resolve():
+        raise InputError(f"--store {args.store}: is --out as well: name another file")
+    if args.hf and args.steps != "last":
+        raise InputError(f"--steps {args.steps}: is of --checkpoint; --hf has one set of weights")
+    if args.n_tokens is None:
+        return
+    if args.checkpoint:
+        raise InputError("--n-tokens: is of --hf; a run's config tells its own: leave it out")
+    if not 1 <= args.n_tokens <= table.MAX_INTEGER:
+        raise InputError(f"--n-tokens {args.n_tokens:g}: give how many tokens, such as 4e12")
+
+
 def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[Any]:
     """The tasks, tokenised and packed."""
     from tqdm import tqdm
 
     from fitting.points import MAIN_TASKS
+    from ladder_jax.data.tokenizer import check_vocabulary
     from ladder_jax.eval import olmes, scoring
 
     name = args.tokenizer or beside
     if name is None:
-        raise InputError(f"{args.hf}: no tokenizer.json beside the weights: give --tokenizer")
+        where = args.hf or args.checkpoint
+        raise InputError(f"{where}: no tokenizer.json beside the weights: give --tokenizer")
     tokenizer = olmes.tokenizer(str(name))
-    if tokenizer.get_vocab_size() > model.vocab_size:
-        raise InputError(
-            f"--tokenizer {name}: has {tokenizer.get_vocab_size():,} entries, the model's "
-            f"vocabulary {model.vocab_size:,}: name the tokenizer that it was trained with"
-        )
+    check_vocabulary(tokenizer, model.vocab_size, f"--tokenizer {name}")
     window = args.window or model.seq_len
     if window > model.seq_len:
         raise InputError(f"--window {window}: the model was made for {model.seq_len} tokens")
@@ -104,7 +121,8 @@ def _report_overlap(tasks: Sequence[Any], path: str) -> None:
     rows = [[f"in {path}", "documents", "long enough", "found", "share"]]
     for row in found.itertuples():
         counts = (row.n_documents, row.n_checked, row.n_overlapping)
-        rows.append([str(row.task), *(f"{n:,}" for n in counts), f"{row.share:.2%}"])
+        share = f"{row.share:.2%}" if row.n_checked else "-"
+        rows.append([str(row.task), *(f"{n:,}" for n in counts), share])
     show.columns(rows)
 
 
@@ -164,7 +182,7 @@ def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> 
     store = Path(args.store or Path(args.out).with_suffix(".scores.parquet"))
     n_tokens = None if args.n_tokens is None else round(args.n_tokens)
     name = directory.resolve().name if Path(args.hf).is_dir() else args.hf
-    cells = {"run": args.name or name} | measure.model_cells(model, n_tokens)
+    cells = {"run": args.name or name, "size": ""} | measure.model_cells(model, n_tokens)
     yield _Weights(params, hf.fingerprint(directory), store, cells)
 
 
@@ -174,19 +192,26 @@ def _run(args: argparse.Namespace) -> Any:
     return load_json(RunConfig, Path(args.checkpoint) / "config.json")
 
 
-def _run_tokenizer(args: argparse.Namespace, run: Any) -> Path | None:
-    """An imported run's own, or the one that its data were packed with."""
+def _run_tokenizer(args: argparse.Namespace, run: Any) -> tuple[Path | None, str | None]:
+    """An imported run's own, or the one its text was packed with and that text's fingerprint."""
     from ladder_jax import hf
+    from ladder_jax.cli import models
     from ladder_jax.data.pipeline import prepare
     from ladder_jax.download import cache_dir
 
+    directory = Path(args.checkpoint)
     if args.tokenizer:
-        return None
-    beside = hf.tokenizer_file(args.checkpoint)
-    return beside or prepare(run.data, run.model.seq_len, cache_dir()).directory / "tokenizer.json"
+        return None, None
+    if (directory / models._SOURCE_FILE).is_file():  # its config tells of no text
+        return hf.tokenizer_file(directory), None
+    packed = prepare(run.data, run.model.seq_len, cache_dir())
+    return hf.tokenizer_file(packed.directory), packed.info.fingerprint
 
 
-def _of_run(args: argparse.Namespace, run: Any, mesh: Any) -> Iterator[_Weights]:
+def _of_run(
+    args: argparse.Namespace, run: Any, mesh: Any, steps: Sequence[int], text: str | None
+) -> Iterator[_Weights]:
+    """Weights of a run's steps; `text` is what it must have been trained on, if that matters."""
     import jax
 
     from ladder_jax import checkpoint, measure, tracking
@@ -195,31 +220,44 @@ def _of_run(args: argparse.Namespace, run: Any, mesh: Any) -> Iterator[_Weights]
     directory = Path(args.checkpoint)
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
     try:
-        steps = _steps(args.steps, checkpoints.steps(), directory)
-        if args.store and len(steps) > 1:
-            raise InputError(f"--store: holds one step; those of {directory} are kept in its evals")
         for step in steps:
-            params = checkpoints.restore(abstract_state(run, mesh), step)[0].params
-            fingerprint = checkpoint.digest(params)
-            params = jax.tree.map(lambda x: x.astype(_dtype(args)), params)
+            state, meta = checkpoints.restore(abstract_state(run, mesh), step)
+            if text not in (None, meta["data"]["fingerprint"]):
+                raise InputError(
+                    f"{directory}: data.source gives other text now than this run was trained on, "
+                    "so its tokenizer is lost: put the text back, or give --tokenizer"
+                )
+            fingerprint = checkpoint.digest(state.params)
+            params = jax.tree.map(lambda x: x.astype(_dtype(args)), state.params)
             store = Path(args.store or tracking.added_scores_path(directory, step))
-            yield _Weights(params, fingerprint, store, measure.run_cells(run, directory, step))
+            cells = measure.run_cells(run, directory, step)
+            yield _Weights(params, fingerprint, store, cells | {"run": args.name or run.name})
     finally:
         checkpoints.close()
 
 
-def _steps(asked: str, there: list[int], directory: Path) -> list[int]:
+def _steps(args: argparse.Namespace) -> list[int]:
+    """The steps asked for, none twice."""
+    from ladder_jax.checkpoint import Checkpoints
+
+    directory, asked = Path(args.checkpoint), args.steps
+    saved = directory / "checkpoints"
+    checkpoints = Checkpoints(saved) if saved.is_dir() else None
+    there = checkpoints.steps() if checkpoints else []
+    if checkpoints:
+        checkpoints.close()
     if not there:
         raise InputError(f"{directory}: holds no checkpoint: train the run first")
-    if asked in ("all", "last"):
-        return there if asked == "all" else there[-1:]
     try:
-        steps = [int(text) for text in asked.split(",")]
+        named = {"all": there, "last": there[-1:]}
+        steps = named.get(asked) or list(dict.fromkeys(int(text) for text in asked.split(",")))
     except ValueError:
         raise InputError(f"--steps {asked}: give all, last, or numbers such as 100,200") from None
     lost = sorted(set(steps) - set(there))
     if lost:
         raise InputError(f"{directory}: no checkpoint of step {lost[0]}; there are {there}")
+    if args.store and len(steps) > 1:
+        raise InputError(f"--store: holds one step; those of {directory} are kept in its evals")
     return steps
 
 

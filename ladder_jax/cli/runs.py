@@ -112,7 +112,8 @@ def _forecast_targets(
         for target in ladder.targets.values()
     ]
     fitted = frame[frame["run"].isin(grid)]
-    tasks = ["heldout", *ladder.base.eval.tasks]
+    own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
+    tasks = ["heldout", *own]
     every = predict.forecast(fitted, grid, targets, tasks, **settings)
     controls = [forecast for forecast in every if diagnose.is_control(forecast)]
     forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]

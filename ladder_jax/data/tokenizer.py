@@ -50,7 +50,27 @@ def train_bpe(documents: Sequence[Document], vocab_size: int, cache: Path) -> To
 
 
 def load(path: Path) -> Tokenizer:
-    """Reads a tokenizer; text that spells a special token stays text."""
+    """Reads a tokenizer that encodes all of a text and no more.
+
+    Text that spells a special token stays text, and what the file says of truncation and padding is
+    left out.
+    """
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
     return tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:
+    """Checks that a model knows every id of a tokenizer.
+
+    Raises:
+        InputError: it does not; begins with `name`.
+    """
+    n_ids = 1 + max(tokenizer.get_vocab().values(), default=-1)
+    if n_ids > vocab_size:
+        raise InputError(
+            f"{name}: has {n_ids:,} entries, the model's vocabulary {vocab_size:,}: name the "
+            "tokenizer that it was trained with"
+        )

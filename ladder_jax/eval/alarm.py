@@ -22,6 +22,9 @@ _FINE_BPB = {
 }
 
 
+_FEWEST = 200  # documents of which guessing can be told
+
+
 def at_chance(task: str, values: Mapping[str, float], chance: float, n: int) -> str | None:
     """What is odd about a task's accuracy, in words; None if nothing is.
 
@@ -33,7 +36,7 @@ def at_chance(task: str, values: Mapping[str, float], chance: float, n: int) -> 
     """
     accuracy, bpb = values.get("acc_per_char"), values.get("bpb", math.inf)
     near = chance + 2 * math.sqrt(chance * (1 - chance) / n)
-    if accuracy is None or accuracy > near or bpb >= _FINE_BPB.get(task, 0.0):
+    if n < _FEWEST or accuracy is None or accuracy > near or bpb >= _FINE_BPB.get(task, 0.0):
         return None
     return (
         f"accuracy {accuracy:.3f} is that of guessing ({chance:.3f}), though {bpb:.2f} bits per "

@@ -24,9 +24,9 @@ from tqdm import tqdm
 from fitting.table import InputError
 from ladder_jax import compilation, hf, sharding
 from ladder_jax.config import MeshConfig, ModelConfig
-from ladder_jax.data.tokenizer import END_OF_TEXT
+from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary
 from ladder_jax.download import cache_dir
-from ladder_jax.eval import loglik, olmes, packing, scoring
+from ladder_jax.eval import loglik, olmes, scoring
 from ladder_jax.eval.requests import Bundle
 from ladder_jax.models import decoder
 
@@ -80,11 +80,7 @@ class HarnessLM(TemplateLM):
         mesh: Any = None,
     ) -> None:
         super().__init__()
-        if tokenizer.get_vocab_size() > model.vocab_size:
-            raise InputError(
-                f"tokenizer has {tokenizer.get_vocab_size():,} entries, the model's vocabulary "
-                f"{model.vocab_size:,}: name the tokenizer that it was trained with"
-            )
+        check_vocabulary(tokenizer, model.vocab_size, "tokenizer")
         self._window = window or model.seq_len
         if not 0 < self._window <= model.seq_len:
             raise InputError(f"window is {window}: the model was made for {model.seq_len} tokens")
@@ -208,8 +204,7 @@ class HarnessLM(TemplateLM):
         return np.array(kept, np.int32).tobytes(), np.array(continuation, np.int32).tobytes()
 
     def _scored(self, pairs: Sequence[tuple[bytes, bytes]], quiet: bool) -> loglik.Scores:
-        at_once = scoring._TOKENS_AT_ONCE.get(jax.default_backend(), scoring._TOKENS_ELSEWHERE)
-        plan = packing.plan(list(_bundles(pairs)), sharding.row_shards(), at_once)
+        plan = scoring.plan(list(_bundles(pairs)))
         scores = loglik.start(plan)
         calls = loglik.partial(self._model, self._params, plan, scores)
         for _ in tqdm(calls, "log-likelihoods", plan.n_calls, unit="call", disable=quiet):

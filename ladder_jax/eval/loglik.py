@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fitting.table import InputError
 from ladder_jax import sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval.packing import Call, Group, Plan
@@ -59,6 +60,7 @@ def partial(
 
     Raises:
         RuntimeError: a request was not answered exactly once (a defect of this code).
+        InputError: a score is not finite.
     """
     answered = np.zeros(plan.n_requests, int)
     for call in (call for i, (_, call) in enumerate(_calls(plan)) if i < done):
@@ -74,8 +76,10 @@ def partial(
         done += 1
         _take(*waiting.popleft(), scores, answered)
         yield done
-    if not (answered == 1).all() or np.isnan(scores.loglik).any():
+    if not (answered == 1).all():
         raise RuntimeError("a request was not answered exactly once")
+    if not np.isfinite(scores.loglik).all():
+        raise InputError("the weights give scores that are not finite: check them, and the dtype")
 
 
 def _calls(plan: Plan) -> Iterator[tuple[int, Call]]:
@@ -179,7 +183,7 @@ def _heads(
         at = jax.lax.dynamic_slice_in_dim(source_WxS, start, size, 1)
         target = jax.lax.dynamic_slice_in_dim(target_WxSxA, start, size, 1)
         chosen = jnp.take_along_axis(hidden_WxMxD, at[:, :, None], axis=1)
-        logits = bound.logits(chosen).astype(jnp.float32)
+        logits = bound.logits(chosen)
         top = jnp.max(logits, axis=-1, keepdims=True)
         normaliser = top + jnp.log(jnp.sum(jnp.exp(logits - top), axis=-1, keepdims=True))
         gold = jnp.take_along_axis(logits, target, axis=2)

@@ -77,7 +77,7 @@ def of_tasks(
 
     Args:
         tasks: what to score.
-        tokenizer: special tokens that it puts before an empty text (BOS) begin every context.
+        tokenizer: special tokens that it puts before a text (BOS) begin every context.
         window: longest input in tokens; an input leaves out the continuation's last token.
         unconditional: also score the choices under the documents' unconditional context.
 
@@ -146,7 +146,7 @@ class _Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._begin = tokenizer.encode("", add_special_tokens=True).ids  # BOS, or nothing
+        self._begin = _begin(tokenizer)
 
     def documents(
         self, documents: Sequence[Document]
@@ -168,6 +168,12 @@ class _Encoder:
         while some := list(itertools.islice(texts, _ENCODE_AT_ONCE)):
             for encoding in self._tokenizer.encode_batch_fast(some, add_special_tokens=False):
                 yield np.array(begin + encoding.ids, np.int32)
+
+
+def _begin(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer puts before a text: BOS, or nothing."""
+    marked, bare = (tokenizer.encode("a", add_special_tokens=on).ids for on in (True, False))
+    return marked[: marked.index(bare[0])] if bare else []
 
 
 def _digest(pair: tuple[Ids, Ids]) -> bytes:

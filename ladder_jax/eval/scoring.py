@@ -23,6 +23,7 @@ from ladder_jax.eval import loglik, packing, requests, store
 from ladder_jax.eval.tasks import Task
 from ladder_jax.models import decoder
 
+_VERSION = "1"  # of the scorer: raised with any change of what it gives
 _KEEP_EVERY_S = 20.0
 _TOKENS_AT_ONCE = {"cpu": 1024}  # a CPU's caches hold no more; for each device
 _TOKENS_ELSEWHERE = 16_384
@@ -30,9 +31,13 @@ _TOKENS_ELSEWHERE = 16_384
 
 @dataclass(frozen=True)
 class Questions:
-    """Tasks, their requests, and how these are computed: the same for every checkpoint."""
+    """Tasks, their requests, and how these are computed: the same for every checkpoint.
+
+    `conditions` stands for the tokenizer, the window and what else decides the requests of a task.
+    """
 
     tasks: tuple[Task, ...]
+    conditions: str
     requests: requests.Requests
     plan: packing.Plan
 
@@ -50,9 +55,14 @@ def prepare(
     if twice is not None:
         raise InputError(f"two of the tasks are named {twice!r}: leave one out, or rename a file")
     made = requests.of_tasks(tasks, tokenizer, window, unconditional)
+    conditions = _digest(tokenizer.to_str(), f"{window} {unconditional}")
+    return Questions(tuple(tasks), conditions, made, plan(made.bundles))
+
+
+def plan(bundles: Sequence[requests.Bundle]) -> packing.Plan:
+    """Requests packed for the active mesh and the kind of its devices."""
     at_once = _TOKENS_AT_ONCE.get(jax.default_backend(), _TOKENS_ELSEWHERE)
-    plan = packing.plan(made.bundles, sharding.row_shards(), at_once)
-    return Questions(tuple(tasks), made, plan)
+    return packing.plan(bundles, sharding.row_shards(), at_once)
 
 
 def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> pd.DataFrame:
@@ -72,7 +82,7 @@ def score_into(
 ) -> pd.DataFrame:
     """Scores what a store does not hold yet, keeping it there; a kill loses seconds of work.
 
-    A task's first documents do not replace all of them: a store keeps the fuller scores.
+    A task's first documents do not replace all of them if these were scored alike.
 
     Args:
         path: of the store, made or added to.
@@ -96,7 +106,9 @@ def score_into(
     dtype = str(jax.tree.leaves(params)[0].dtype)
     todo = []
     for questions in asked:
-        key = _digest(weights, dtype, questions.requests.fingerprint, _of_documents(questions))
+        key = _digest(
+            _VERSION, weights, dtype, questions.requests.fingerprint, _of_documents(questions)
+        )
         if any(known.get(task.name) != key for task in questions.tasks):
             todo.append((questions, key))
     total = sum(questions.plan.n_tokens for questions, _ in todo)
@@ -108,10 +120,17 @@ def score_into(
             scores = _resumed(part, model, params, questions.plan, key, bar)
             frame = store.make(questions.tasks, questions.requests, scores.loglik)
             found = store.replaced(found, frame)
-            if not _begins(held, frame):
+            alike = _digest(_VERSION, dtype, questions.conditions)
+            if not _begins(held, frame, alike):
                 known = known | {task.name: key for task in questions.tasks}
+                before = held.attrs["conditions"] if held is not None else {}
                 held = store.replaced(held, frame)
-                held.attrs = {"weights": weights, "cells": dict(cells), "keys": known}
+                held.attrs = {
+                    "weights": weights,
+                    "cells": dict(cells),
+                    "keys": known,
+                    "conditions": before | {task.name: alike for task in questions.tasks},
+                }
                 if sharding.is_primary():
                     store.write(held, path)
             if sharding.is_primary():
@@ -132,9 +151,9 @@ def _of_documents(questions: Questions) -> str:
     return _digest(json.dumps(rows))
 
 
-def _begins(held: pd.DataFrame | None, frame: pd.DataFrame) -> bool:
-    """Whether a store holds every task of `frame` with these very documents and more."""
-    if held is None:
+def _begins(held: pd.DataFrame | None, frame: pd.DataFrame, alike: str) -> bool:
+    """Whether a store holds each task of `frame`, scored alike, these very documents and more."""
+    if held is None or any(held.attrs["conditions"].get(t) != alike for t in set(frame["task"])):
         return False
     told = ["doc", "choice", "gold", "prompt_hash"]
     for task, rows in frame.groupby("task", sort=False):

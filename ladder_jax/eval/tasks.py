@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeGuard
 
 from fitting.table import InputError
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _FIELDS = ("context", "choices", "gold", "unconditional")
 
 
@@ -54,8 +56,10 @@ class Document:
             return f"gold index {self.gold} for {n} choices: count from 0"
         if len(self.contexts) != n:
             return f"{len(self.contexts)} contexts for {n} choices: give one, or one a choice"
-        if not all(self.contexts) or not all(self.choices):
+        if not all(self.contexts) or not all(c.removeprefix(" ") for c in self.choices):
             return "an empty context or choice: fill it in"
+        if any(map(_SURROGATE.search, (*self.contexts, *self.choices, self.unconditional))):
+            return "a lone surrogate, which is no text: take it out"
         return None
 
 
@@ -65,7 +69,7 @@ class Task:
 
     Raises:
         InputError: no documents, or one with no choices, an empty text, or a gold index that
-            points at no choice.
+            points at no choice; or some have one choice and others more.
     """
 
     name: str
@@ -77,6 +81,12 @@ class Task:
         for i, document in enumerate(self.documents):
             if document.problem:
                 raise InputError(f"task {self.name!r}: document {i}: {document.problem}")
+            if (len(document.choices) == 1) != (len(self.documents[0].choices) == 1):
+                raise InputError(
+                    f"task {self.name!r}: document {i} has {len(document.choices)} choice(s), "
+                    f"document 0 {len(self.documents[0].choices)}: documents of one choice have no "
+                    "accuracy; give them a task of their own"
+                )
 
     @property
     def chance(self) -> float:

@@ -126,8 +126,12 @@ class Decoder(nnx.Module):
         return self.logits(self.hidden(token_BxL, position_BxL, mask_BxLxS))
 
     def logits(self, hidden_BxLxD: jax.Array) -> jax.Array:
-        """The output head alone: hidden states to logits, shape (B, L, V)."""
-        return constrain(linear(hidden_BxLxD, self.head), "batch", "length", "vocab")
+        """The output head alone: hidden states to logits, float32 of shape (B, L, V).
+
+        In bfloat16, logits of choices that differ by little would tie.
+        """
+        logits = linear(hidden_BxLxD, self.head, jnp.float32)
+        return constrain(logits, "batch", "length", "vocab")
 
 
 def _causal(length: int) -> jax.Array:

@@ -61,12 +61,12 @@ class RMSNorm(nnx.Module):
         return (scaled * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
 
 
-def linear(x: jax.Array, kernel: nnx.Param) -> jax.Array:
-    """x @ kernel over the last axis, as one matrix product of all rows.
+def linear(x: jax.Array, kernel: nnx.Param, dtype: Any = None) -> jax.Array:
+    """x @ kernel over the last axis, as one matrix product of all rows; in `dtype` if given.
 
     XLA on CPU otherwise copies activations for the kernel's gradient.
     """
-    rows = x.reshape(-1, x.shape[-1]) @ kernel[...]
+    rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[...], preferred_element_type=dtype)
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
