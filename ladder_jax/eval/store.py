@@ -1,8 +1,8 @@
 """The score store: one row per (document, choice), from which every metric can be recomputed.
 
 What the scores are of travels with them (`attrs`, kept in the file's metadata): `weights`, a
-fingerprint; `cells`, the run's columns of the measurement table; `keys`, what was asked for each task,
-so that nothing is scored twice; `conditions`, how it was scored.
+fingerprint; `cells`, the run's columns of the measurement table; `keys`, what was asked for each
+task, so that nothing is scored twice; `conditions`, how it was scored.
 """
 
 from __future__ import annotations
