@@ -548,6 +548,7 @@ def test_a_run_is_scored_while_it_trains(home, runs):
     assert steps == {"mine": [4, 8, 12, 16], "heldout": [4, 8, 12, 16]}
     assert (frame["n_tokens"] == frame["step"] * 8 * 64).all()
     assert table.validate(frame) == []
+    assert frame["lr"].notna().all()
     both = frame[frame["step"].isin([8, 16])].reset_index(drop=True)
     pd.testing.assert_frame_equal(both, measure.from_runs(plain))
 

@@ -27,7 +27,7 @@ from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary
 from ladder_jax.download import cache_dir
 from ladder_jax.eval import loglik, olmes, scoring
-from ladder_jax.eval.requests import Bundle
+from ladder_jax.eval.requests import Bundle, bos
 from ladder_jax.models import decoder
 
 _COMMAND = "python -m ladder_jax.eval.harness"
@@ -60,7 +60,7 @@ class HarnessLM(TemplateLM):
     Args:
         model: of the parameters.
         params: float32 or bfloat16.
-        tokenizer: what it puts before an empty text (BOS) begins every context.
+        tokenizer: what it puts before a text (BOS) begins every context.
         window: longest input in tokens; by default what the model was made for.
         end_of_text: id that stands where there is no context and no BOS; by default the
             tokenizer's `<|endoftext|>`.
@@ -86,7 +86,7 @@ class HarnessLM(TemplateLM):
             raise InputError(f"window is {window}: the model was made for {model.seq_len} tokens")
         self._model, self._params, self._mesh = model, params, mesh
         self._encode = tokenizer  # not `tokenizer`, where the harness looks for chat templates
-        self._begin = tokenizer.encode("", add_special_tokens=True).ids
+        self._begin = bos(tokenizer)
         self._end = tokenizer.token_to_id(END_OF_TEXT) if end_of_text is None else end_of_text
 
     @classmethod

@@ -146,7 +146,7 @@ class _Encoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._begin = _begin(tokenizer)
+        self._begin = bos(tokenizer)
 
     def documents(
         self, documents: Sequence[Document]
@@ -170,7 +170,7 @@ class _Encoder:
                 yield np.array(begin + encoding.ids, np.int32)
 
 
-def _begin(tokenizer: Tokenizer) -> list[int]:
+def bos(tokenizer: Tokenizer) -> list[int]:
     """What the tokenizer puts before a text: BOS, or nothing."""
     marked, bare = (tokenizer.encode("a", add_special_tokens=on).ids for on in (True, False))
     return marked[: marked.index(bare[0])] if bare else []
