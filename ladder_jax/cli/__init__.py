@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fitting.table import InputError
 from ladder_jax.arguments import parser
 from ladder_jax.cli import advice, evals, forecasts, models, runs, tables
+from ladder_jax.preemption import EXIT_CODE, Preempted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as e:
         print(f"ladder {args.command}: {e}", file=sys.stderr)
         return 2
+    except Preempted:
+        print(
+            f"ladder {args.command}: told to end; saved, the same command goes on", file=sys.stderr
+        )
+        return EXIT_CODE
     except BrokenPipeError:  # `ladder plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:

@@ -29,6 +29,7 @@ from ladder_jax.models.layers import (
 from ladder_jax.sharding import constrain
 
 Params = dict[str, Any]
+_REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Decoder(nnx.Module):
@@ -103,8 +104,8 @@ class Decoder(nnx.Module):
             params, own = part
             return layer(x, nnx.merge(graph, params), own)
 
-        if self.remat:
-            step = jax.checkpoint(step)
+        if self.remat != "none":
+            step = jax.checkpoint(step, policy=_REMAT[self.remat])
         if self.scan_layers:
             return jax.lax.scan(step, x, (stack, extra))
         # Split, not indexing: its gradient is one concatenation.

@@ -1,0 +1,102 @@
+"""Notice that this process is about to be stopped, so that it can save and end in time.
+
+A notice is SIGTERM (clusters, spot machines, `kill`), or an event of Google Cloud's metadata server
+(maintenance of a TPU host, a spot machine taken back).  `watch` takes them up; loops ask `noticed`
+and, once it says so on any process, it says so on all of them at the same call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: launchers start the same command again
+
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance"
+_QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}
+_POLL_S = 3.0
+
+_notice = threading.Event()
+_asked = 0
+
+
+class Preempted(Exception):
+    """The process was told to end; what it did is saved."""
+
+
+@contextlib.contextmanager
+def watch() -> Iterator[None]:
+    """Takes up notices until the end of the block; only the main thread of a process can."""
+    import jax
+
+    global _asked
+    _notice.clear()
+    _asked = 0
+    stop = threading.Event()
+    before: Any = None
+    # Of several processes, JAX's coordination service takes the signal itself.
+    own = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+    if own:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: _notice.set())
+    if _on_google_cloud():
+        url = os.environ.get("LADDER_METADATA", _METADATA)
+        threading.Thread(target=_follow, args=(url, stop), daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if own:
+            signal.signal(signal.SIGTERM, before)
+
+
+def noticed() -> bool:
+    """Whether to save and end now.
+
+    All processes must ask, in step: JAX's coordination service then names the call at which all
+    of them stop.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    global _asked
+    if jax.process_count() == 1:
+        return _notice.is_set()
+    _asked += 1
+    return multihost_utils.reached_preemption_sync_point(_asked)
+
+
+def check() -> None:
+    """Raises `Preempted` if it is time to end; for loops that have nothing to save."""
+    if noticed():
+        raise Preempted
+
+
+def _on_google_cloud() -> bool:
+    if "LADDER_METADATA" in os.environ:
+        return True
+    try:
+        product = Path("/sys/class/dmi/id/product_name").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "Google" in product
+
+
+def _follow(url: str, stop: threading.Event) -> None:
+    """Asks the metadata server until a value is not its usual one; then signals this process."""
+    while not stop.wait(_POLL_S):
+        for name, usual in _QUIET.items():
+            request = urllib.request.Request(f"{url}/{name}", headers={"Metadata-Flavor": "Google"})
+            try:
+                with urllib.request.urlopen(request, timeout=_POLL_S) as answer:
+                    value = answer.read().decode().strip()
+            except OSError:
+                continue
+            if value not in ("", usual):
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
