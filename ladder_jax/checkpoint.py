@@ -8,15 +8,21 @@ import hashlib
 import logging
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from fitting.table import InputError
+from ladder_jax import sharding
+
+_RECENT = 2
+_PARTIAL = ".orbax-checkpoint-tmp"
 
 logging.getLogger("absl").setLevel(logging.ERROR)
 
@@ -29,12 +35,20 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Each holds `state` (parameters, optimiser, step) and `meta` (configuration, data position, and
-    a digest of the state).  All are kept: tasks are scored at every one of them.
+    a digest of the state).  All processes of a run make one and call it alike.
+
+    Args:
+        directory: on a disk that every process sees.
+        kept: steps that stay when newer ones are saved, beside the last two; by default all do.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, kept: Collection[int] | None = None) -> None:
+        recent = None if kept is None else _RECENT  # one may turn out to be corrupt
+        policy = policies.AnyPreservationPolicy(
+            [policies.LatestN(recent), policies.CustomSteps([*(kept or ())])]
+        )
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None, create=True, enable_async_checkpointing=True
+            preservation_policy=policy, create=True, enable_async_checkpointing=True
         )
         self.directory = directory
         with self._writing():
@@ -78,6 +92,7 @@ class Checkpoints:
             with _quiet_threads():
                 restored = self._manager.restore(step, args=items)
                 state = jax.block_until_ready(restored["state"])
+                found = digest(state)
         except OSError as e:
             if e.errno not in (None, errno.ENOENT):
                 raise InputError(f"{name} cannot be read: {e.strerror}; try again") from None
@@ -88,12 +103,16 @@ class Checkpoints:
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
             raise Corrupt(f"{name} is corrupt ({reason})") from None
         meta = restored["meta"]
-        if not isinstance(meta, dict) or meta.pop("digest", None) != digest(state):
+        if not isinstance(meta, dict) or meta.pop("digest", None) != found:
             raise Corrupt(f"{name} is corrupt (its content is not what was saved)")
         return state, meta
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest step that is whole; corrupt ones are named and set aside.  None if none is."""
+        if sharding.is_primary():
+            for partial in sorted(self.directory.glob(f"*{_PARTIAL}*")):
+                said = f"{partial}: was not saved to its end: left out"
+                print(said, file=sys.stderr)
         for step in reversed(self.steps()):
             try:
                 return self.restore(abstract_state, step)
@@ -106,11 +125,15 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Moves a step and those after it to `corrupt/`, so that they are trained again."""
-        aside = self.directory.parent / "corrupt"
-        aside.mkdir(exist_ok=True)
-        for late in sorted((s for s in self.steps() if s >= step), reverse=True):  # killed: no gap
-            n = len(list(aside.iterdir()))
-            (self.directory / str(late)).rename(aside / f"{late}-{n}")
+        late = sorted((s for s in self.steps() if s >= step), reverse=True)  # killed: no gap
+        sharding.wait_for_all("corrupt")
+        if sharding.is_primary():
+            aside = self.directory.parent / "corrupt"
+            aside.mkdir(exist_ok=True)
+            for each in late:
+                n = len(list(aside.iterdir()))
+                (self.directory / str(each)).rename(aside / f"{each}-{n}")
+        sharding.wait_for_all("set aside")
         self._manager.reload()
 
     def close(self) -> None:
@@ -129,11 +152,30 @@ class Checkpoints:
 
 
 def digest(state: Any) -> str:
-    """SHA-256 of every array's bytes, in tree order."""
-    total = hashlib.sha256()
-    for leaf in jax.tree.leaves(jax.device_get(state)):
-        total.update(np.ascontiguousarray(leaf).tobytes())
-    return total.hexdigest()
+    """A hash of every array's bits and their places, the same however the arrays are sharded."""
+    leaves = jax.tree.leaves(state)
+    sums = np.asarray(jax.device_get(_sums(leaves)))
+    shapes = [(x.shape, str(x.dtype)) for x in leaves]
+    return hashlib.sha256(repr(shapes).encode() + sums.tobytes()).hexdigest()
+
+
+@jax.jit
+def _sums(leaves: list[jax.Array]) -> jax.Array:
+    """Two sums, modulo 2^32, of each array's hashed elements: integers add up in any order."""
+    return jnp.stack([half for leaf in leaves for half in _hashed(leaf)])
+
+
+def _hashed(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
+    kind = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+    bits = jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+    place = jnp.zeros(leaf.shape, jnp.uint32)
+    for axis, size in enumerate(leaf.shape):
+        place = place * np.uint32(size) + jax.lax.broadcasted_iota(jnp.uint32, leaf.shape, axis)
+    mixed = bits ^ (place * np.uint32(0x9E3779B9))
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # the end of MurmurHash3
+        mixed = (mixed ^ (mixed >> shift)) * np.uint32(factor)
+    mixed ^= mixed >> 16
+    return jnp.sum(mixed), jnp.sum((mixed ^ (mixed >> 15)) * np.uint32(0x27D4EB2F))
 
 
 @contextlib.contextmanager

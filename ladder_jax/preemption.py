@@ -23,6 +23,7 @@ _QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}
 _POLL_S = 3.0
 
 _notice = threading.Event()
+_watching = False
 _asked = 0
 
 
@@ -32,12 +33,15 @@ class Preempted(Exception):
 
 @contextlib.contextmanager
 def watch() -> Iterator[None]:
-    """Takes up notices until the end of the block; only the main thread of a process can."""
+    """Takes up notices until the end of the outermost such block, in a process's main thread."""
     import jax
 
-    global _asked
+    global _asked, _watching
+    if _watching:
+        yield
+        return
+    _watching, _asked = True, 0
     _notice.clear()
-    _asked = 0
     stop = threading.Event()
     before: Any = None
     # Of several processes, JAX's coordination service takes the signal itself.
@@ -51,6 +55,7 @@ def watch() -> Iterator[None]:
         yield
     finally:
         stop.set()
+        _watching = False
         if own:
             signal.signal(signal.SIGTERM, before)
 

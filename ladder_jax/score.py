@@ -11,14 +11,15 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from fitting.table import InputError
-from ladder_jax import sharding, tracking
+from ladder_jax import preemption, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints, Corrupt
 from ladder_jax.config import DataConfig, EvalConfig, RunConfig
 from ladder_jax.data import sources
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.eval import embedded, heldout, olmes, scoring, store
+from ladder_jax.step import abstract_state
 from ladder_jax.tracking import scored_steps
-from ladder_jax.train import abstract_state, train
+from ladder_jax.train import train
 
 _PATIENCE = 3
 
@@ -55,14 +56,19 @@ def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool
     Raises:
         InputError: see `train`; a task is unknown or does not fit; or checkpoints keep coming back
             corrupt.
+        Preempted: told to end; the same call goes on.
     """
-    if run.eval.tasks and not tracking.is_done(run, directory):
+    if sharding.agreed(tracking.is_done(run, directory)):
+        return
+    if run.eval.tasks:
         with sharding.use_mesh(sharding.make_mesh(run.mesh)):
             _asked_of(run, cache)  # complains before the run is trained, not after
-    for _ in range(_PATIENCE):
-        train(run, directory, cache, progress, functools.partial(_in_loop, run, directory, cache))
-        if score(run, directory, cache, progress):
-            return
+    in_loop = functools.partial(_in_loop, run, directory, cache)
+    with preemption.watch():
+        for _ in range(_PATIENCE):
+            train(run, directory, cache, progress, in_loop)
+            if score(run, directory, cache, progress):
+                return
     raise InputError(f"{directory}: its checkpoints cannot be read back; check the disk")
 
 
@@ -77,7 +83,8 @@ def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -
     try:
         saved, every = checkpoints.steps(), run.eval.every
         due = {*scored_steps(run), *(s for s in saved if every and s % every == 0)}  # killed there
-        steps = sorted(s for s in due if not tracking.is_scored(run, directory, s))
+        done = sharding.agreed([tracking.is_scored(run, directory, s) for s in sorted(due)])
+        steps = [s for s, scored in zip(sorted(due), done, strict=True) if not scored]
         lost = sorted(set(steps) - set(saved))
         if lost:
             raise InputError(
@@ -118,7 +125,7 @@ def _score(
 
 def _in_loop(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
     """Scores the parameters that training holds at a step; once, though a step be trained again."""
-    if not tracking.is_scored(run, directory, step):
+    if not sharding.agreed(tracking.is_scored(run, directory, step)):
         _score_params(run, directory, cache, step, params)
 
 
@@ -129,5 +136,7 @@ def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, param
         raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
     if asked.tasks is not None:
         scores = scoring.score(run.model, params, asked.tasks)
-        store.write(scores, tracking.scores_path(directory, step))
-    tracking.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))
+        if sharding.is_primary():
+            store.write(scores, tracking.scores_path(directory, step))
+    if sharding.is_primary():
+        tracking.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))

@@ -94,9 +94,88 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(COMPUTE_RULES["batch"]))
 
 
+def micro_batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Sharding of a step's micro-batches, (A, B, L + 1): the rows of each as `batch_sharding`."""
+    return NamedSharding(mesh, PartitionSpec(None, COMPUTE_RULES["batch"]))
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of a scalar, or of anything that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def micro_batches(batch_seqs: int, config: MeshConfig, mesh: Mesh) -> int:
+    """Micro-batches A of a step.
+
+    Raises:
+        InputError: the batch does not divide over the devices, or their share by `micro_seqs`.
+    """
+    rows = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_seqs % rows:
+        raise InputError(
+            f"batch_seqs {batch_seqs} does not divide over {rows} data x fsdp devices: "
+            "change the mesh; the recipe's batch stays"
+        )
+    own = batch_seqs // rows
+    if config.micro_seqs and own % config.micro_seqs:
+        raise InputError(
+            f"mesh.micro_seqs {config.micro_seqs} does not divide the {own} sequences of a device "
+            f"(batch_seqs {batch_seqs} over {rows}): set it to one of "
+            f"{', '.join(str(d) for d in range(1, own + 1) if own % d == 0)}"
+        )
+    return own // config.micro_seqs if config.micro_seqs else 1
+
+
+def own_rows(n_micro: int, batch_seqs: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a step's batch this process's devices hold, ascending."""
+    rows = np.arange(batch_seqs).reshape(n_micro, -1)
+    parts = micro_batch_sharding(mesh).addressable_devices_indices_map(rows.shape).values()
+    return np.unique(np.concatenate([rows[part].ravel() for part in parts if part is not None]))
+
+
+def put_batch(rows: np.ndarray, own: np.ndarray, n_micro: int, batch_seqs: int, mesh: Mesh) -> Any:
+    """A step's batch on the devices, (A, B, L + 1), from the rows that this process has.
+
+    Args:
+        rows: of shape (len(own), L + 1).
+        own: what `own_rows` gave.
+        n_micro: micro-batches A.
+        batch_seqs: A x B.
+        mesh: the devices.
+    """
+    shape = (n_micro, batch_seqs // n_micro, rows.shape[-1])
+    shards = micro_batch_sharding(mesh)
+    if len(own) == batch_seqs:
+        return jax.device_put(rows.reshape(shape), shards)
+    index = np.arange(batch_seqs).reshape(shape[:2])
+
+    def part(where: Any) -> np.ndarray:
+        return rows[np.searchsorted(own, index[where[:2]])]
+
+    return jax.make_array_from_callback(shape, shards, part)
+
+
+def platform() -> str:
+    """`cpu`, `gpu` or `tpu`: of the active mesh, which may be of devices that are not here."""
+    mesh = _active.get()
+    return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+
+
+def on_each_device(function: Any, in_axes: Any, out_axes: Any) -> Any:
+    """Maps a function of arrays over the active mesh: each device computes its own parts.
+
+    Args:
+        function: of arrays, to be called with the parts that a device holds.
+        in_axes: logical axes of each argument.
+        out_axes: logical axes of the output.
+    """
+    mesh = _active.get()
+    if mesh is None or mesh.size == 1:
+        return function
+    specs = [PartitionSpec(*(COMPUTE_RULES[a] for a in axes)) for axes in (*in_axes, out_axes)]
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=tuple(specs[:-1]), out_specs=specs[-1], check_vma=False
+    )
 
 
 def put_rows(array: np.ndarray) -> Any:
@@ -123,6 +202,12 @@ def agreed(tree: Any) -> Any:
     return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree
 
 
+def wait_for_all(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Pins an activation to the compute rules; outside `use_mesh` it does nothing."""
     mesh = _active.get()
@@ -132,18 +217,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def check_fit(model: ModelConfig, batch_seqs: int, mesh: Mesh) -> None:
-    """Checks that batch and parameters divide over the mesh.
+def check_fit(model: ModelConfig, mesh: Mesh) -> None:
+    """Checks that the parameters divide over the mesh.
 
     Raises:
         InputError: one line that names what does not.
     """
-    rows = mesh.shape["data"] * mesh.shape["fsdp"]
-    if batch_seqs % rows:
-        raise InputError(
-            f"batch_seqs {batch_seqs} does not divide over {rows} data x fsdp devices: "
-            "change the mesh"
-        )
     widths = {
         "d_model": ("fsdp", model.d_model),
         "d_ff": ("tensor", model.d_ff),

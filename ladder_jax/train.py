@@ -1,41 +1,28 @@
-"""Training: one jitted step, checkpoints that resume to the bit, a log without host syncs."""
+"""Training: checkpoints that resume to the bit, a log without host syncs, an end on notice."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import draccus
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from tqdm import tqdm
 
 from fitting.table import InputError
 from ladder_jax import config as config_module
-from ladder_jax import optim, sharding, tracking
+from ladder_jax import hardware, optim, preemption, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints
-from ladder_jax.config import OptimConfig, RunConfig
-from ladder_jax.data.pipeline import PADDING, Packed, prepare
-from ladder_jax.eval import heldout
-from ladder_jax.models import decoder
-from ladder_jax.tracking import MetricsLog, checkpoint_steps
+from ladder_jax.config import RunConfig
+from ladder_jax.data.pipeline import Packed, prepare, read_ahead
+from ladder_jax.models import counts, decoder
+from ladder_jax.step import TrainState, abstract_state, constants_of, init_state, make_step
+from ladder_jax.tracking import MetricsLog
 
 LOG_EVERY = 10
-
-
-class TrainState(NamedTuple):
-    """Everything a step changes."""
-
-    step: jax.Array
-    params: decoder.Params
-    moments: optax.OptState
 
 
 class Diverged(InputError):
@@ -43,6 +30,14 @@ class Diverged(InputError):
 
 
 Hook = Callable[[int, decoder.Params], None]  # (step, parameters after it)
+
+
+class _Layout(NamedTuple):
+    """How a step's batch lies on the devices."""
+
+    mesh: Any
+    n_micro: int
+    rows: np.ndarray  # that this process reads
 
 
 def train(
@@ -54,6 +49,8 @@ def train(
 ) -> None:
     """Trains a run to its last step, from wherever it stopped; returns at once if it is done.
 
+    Of several processes each reads its own rows of a batch and all share the directory.
+
     Args:
         run: what to train.
         directory: of this run alone; gets `config.json`, `metrics.jsonl` and `checkpoints/`.
@@ -63,162 +60,102 @@ def train(
 
     Raises:
         InputError: bad data or mesh, a directory of another config, or `Diverged`.
+        Preempted: told to end (`preemption.watch`); the state is saved.
     """
     directory = Path(directory)
     tracking.check_directory(run, directory)
-    if tracking.is_trained(run, directory):
+    if sharding.agreed(tracking.is_trained(run, directory)):
         return
-    mesh = sharding.make_mesh(run.mesh)
-    sharding.check_fit(run.model, run.batch_seqs, mesh)
+    layout = _layout(run)
     packed = prepare(run.data, run.model.seq_len, cache)
     if packed.info.vocab_size > run.model.vocab_size:
         raise InputError(
             f"the tokenizer has {packed.info.vocab_size} entries: raise model.vocab_size to it"
         )
-    with tracking.lock(directory), sharding.use_mesh(mesh):
-        tracking.claim_directory(run, directory)
-        checkpoints = Checkpoints(directory / "checkpoints")
-        log = None
-        try:
-            state = _begin(run, checkpoints, mesh, packed)
-            log = MetricsLog(directory, int(state.step))
-            _train(run, state, log, packed, checkpoints, mesh, progress, evaluate)
-        finally:
-            checkpoints.close()
-            if log is not None:
-                log.close()
+    writes = sharding.is_primary()
+    with preemption.watch(), contextlib.ExitStack() as stack:
+        if writes:
+            stack.enter_context(tracking.lock(directory))
+            tracking.claim_directory(run, directory)
+        sharding.wait_for_all("claimed")
+        stack.enter_context(sharding.use_mesh(layout.mesh))
+        kept = tracking.kept_steps(run)
+        checkpoints = stack.enter_context(
+            contextlib.closing(Checkpoints(directory / "checkpoints", kept))
+        )
+        state = _begin(run, checkpoints, layout.mesh, packed)
+        log = MetricsLog(directory, int(state.step)) if writes else None
+        if log is not None:
+            stack.callback(log.close)
+        _train(run, state, log, packed, checkpoints, layout, progress and writes, evaluate)
+
+
+def _layout(run: RunConfig) -> _Layout:
+    mesh = sharding.make_mesh(run.mesh)
+    sharding.check_fit(run.model, mesh)
+    n_micro = sharding.micro_batches(run.batch_seqs, run.mesh, mesh)
+    return _Layout(mesh, n_micro, sharding.own_rows(n_micro, run.batch_seqs, mesh))
 
 
 def _train(
     run: RunConfig,
     state: TrainState,
-    log: MetricsLog,
+    log: MetricsLog | None,
     packed: Packed,
     checkpoints: Checkpoints,
-    mesh: Any,
+    layout: _Layout,
     progress: bool,
     evaluate: Hook | None,
 ) -> None:
     start = int(state.step)
-    step_function = make_step(run.model, _constants(run.optim), mesh)
+    step_function = make_step(run.model, constants_of(run.optim), layout.mesh)
     schedule = optim.schedule_of(run.optim, run.n_steps)
-    batches = packed.batches(run.batch_seqs, run.data.seed)
-    rows = sharding.batch_sharding(mesh)
-    saves = set(checkpoint_steps(run))
+    saves = set(tracking.checkpoint_steps(run))
     pending: list[dict[str, jax.Array]] = []
-    clock = _Clock(log.cpu_s)
-    bar = tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step",
-               disable=not progress, leave=False)  # fmt: skip
-    for step in range(start + 1, run.n_steps + 1):
-        batch = jax.device_put(batches[step - 1], rows)
-        state, metrics = step_function(state, batch, schedule)
-        pending.append(metrics)
-        due = evaluate is not None and run.eval.every > 0 and step % run.eval.every == 0
-        if step % LOG_EVERY == 0 or step in saves or due or step == run.n_steps:
-            try:
+    clock = _Clock(run, log)
+    batches = packed.batches(run.batch_seqs, run.data.seed, layout.rows)
+    with (
+        contextlib.closing(read_ahead(batches, start, run.data.workers)) as stream,
+        tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step",
+             disable=not progress, leave=False) as bar,
+    ):  # fmt: skip
+        for step, rows in zip(range(start + 1, run.n_steps + 1), stream, strict=False):
+            batch = sharding.put_batch(
+                rows, layout.rows, layout.n_micro, run.batch_seqs, layout.mesh
+            )
+            state, metrics = step_function(state, batch, schedule)
+            pending.append(metrics)
+            due = evaluate is not None and run.eval.every > 0 and step % run.eval.every == 0
+            told = preemption.noticed()
+            if step % LOG_EVERY == 0 or step in saves or due or told or step == run.n_steps:
                 row = _collect(pending, step, checkpoints)
-            except Diverged:
-                bar.close()
-                raise
-            n_tokens = step * run.batch_tokens
-            seen = {"n_tokens": n_tokens, "epoch": n_tokens / packed.info.n_tokens["train"]}
-            log.write(row | seen | clock.lap(len(pending) * run.batch_tokens))
-            bar.update(len(pending))
-            bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-            pending.clear()
-        if step in saves:
-            checkpoints.save(step, state, _meta(run, packed, step))
-        if due and evaluate is not None:
-            with clock.paused():
-                evaluate(step, state.params)
-    bar.close()
+                seen = step * run.batch_tokens
+                row |= {"n_tokens": seen, "epoch": seen / packed.info.n_tokens["train"]}
+                row |= clock.lap(len(pending))
+                if log is not None and not (told and step % LOG_EVERY):
+                    log.write(row)
+                bar.update(len(pending))
+                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+                pending.clear()
+            if step in saves or told:
+                checkpoints.save(step, state, _meta(run, packed, step))
+            if told and step < run.n_steps:
+                raise preemption.Preempted
+            if due and evaluate is not None:
+                with clock.paused(), _saved_if_told(run, packed, step, state, checkpoints):
+                    evaluate(step, state.params)
 
 
-@functools.cache
-def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
-    """The jitted training step: (state, batch of shape (B, L + 1), schedule) -> state, metrics.
-
-    Compiled once for a model, a mesh and the optimiser's constants; learning rate and length are
-    arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`
-    and, after it, `param_norm`.
-    """
-    transformation = optim.transformation(constants)
-
-    def loss_function(params: decoder.Params, batch: jax.Array) -> tuple[jax.Array, jax.Array]:
-        inputs, targets = jnp.maximum(batch[:, :-1], 0), batch[:, 1:]
-        nats, normaliser = heldout.token_nats(decoder.bind(model, params)(inputs), targets)
-        counted = targets != PADDING
-        n = jnp.maximum(jnp.sum(counted), 1)
-        loss = jnp.sum(jnp.where(counted, nats, 0.0)) / n
-        z_loss = jnp.sum(jnp.where(counted, normaliser**2, 0.0)) / n
-        return loss + constants.z_loss * z_loss, loss
-
-    def step(
-        state: TrainState, batch: jax.Array, schedule: optim.Schedule
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        (_, loss), grads = jax.value_and_grad(loss_function, has_aux=True)(state.params, batch)
-        lr = optim.learning_rate(schedule, state.step.astype(jnp.float32))
-        direction, moments = transformation.update(grads, state.moments, state.params)
-        params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
-        metrics = {
-            "loss": loss,
-            "lr": lr,
-            "grad_norm": optax.tree.norm(grads),
-            "param_norm": optax.tree.norm(params),
-        }
-        return TrainState(state.step + 1, params, moments), metrics
-
-    shards = state_sharding(model, constants, mesh)
-    scalar = sharding.replicated(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(shards, sharding.batch_sharding(mesh), scalar),
-        out_shardings=(shards, scalar),
-        donate_argnums=0,
-    )
-
-
-def init_state(run: RunConfig, mesh: Any) -> TrainState:
-    """A fresh state, laid out on the mesh from the start."""
-    shards = state_sharding(run.model, _constants(run.optim), mesh)
-    make = functools.partial(_fresh_state, run.model, _constants(run.optim))
-    return jax.jit(make, out_shardings=shards)(jax.random.key(run.seed))
-
-
-def _fresh_state(
-    model: config_module.ModelConfig, constants: OptimConfig, key: jax.Array
-) -> TrainState:
-    params = decoder.init_params(model, key)
-    moments = optim.transformation(constants).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, moments)
-
-
-def abstract_state(run: RunConfig, mesh: Any) -> TrainState:
-    """Shapes, dtypes and shardings of a run's state."""
-    constants = _constants(run.optim)
-    shapes = jax.eval_shape(
-        functools.partial(_fresh_state, run.model, constants), jax.random.key(0)
-    )
-    shards = state_sharding(run.model, constants, mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shards
-    )
-
-
-def state_sharding(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Any:
-    """A `TrainState` of shardings: moments lie where their parameters lie."""
-    params = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
-    transformation = optim.transformation(constants)
-    shapes = jax.eval_shape(transformation.init, decoder.abstract_params(model))
-    moments = optax.tree.map_params(
-        transformation,
-        lambda _, shard: shard,
-        shapes,
-        params,
-        transform_non_params=lambda _: sharding.replicated(mesh),
-    )
-    step: Any = sharding.replicated(mesh)
-    return TrainState(step, params, moments)
+@contextlib.contextmanager
+def _saved_if_told(
+    run: RunConfig, packed: Packed, step: int, state: TrainState, checkpoints: Checkpoints
+) -> Iterator[None]:
+    """Saves the state when an evaluation is told to end."""
+    try:
+        yield
+    except preemption.Preempted:
+        checkpoints.save(step, state, _meta(run, packed, step))
+        raise
 
 
 def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) -> TrainState:
@@ -238,21 +175,11 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
 
 
 def _meta(run: RunConfig, packed: Packed, step: int) -> dict[str, Any]:
+    """What a checkpoint tells: the run, and its place in the text, the same on any mesh."""
     return {
-        "config": draccus.encode(run),
+        "config": config_module.identity(run),
         "data": {"next_batch": step, "fingerprint": packed.info.fingerprint},
     }
-
-
-def _constants(config: OptimConfig) -> OptimConfig:
-    """The optimiser without what the step takes as arguments, so that runs share a compile."""
-    plain = OptimConfig()
-    return replace(
-        config,
-        lr_peak=plain.lr_peak,
-        lr_final_ratio=plain.lr_final_ratio,
-        warmup_steps=plain.warmup_steps,
-    )
 
 
 def _collect(
@@ -277,11 +204,14 @@ def _collect(
 
 
 class _Clock:
-    """Wall and CPU time between log lines."""
+    """Wall and CPU time between log lines, and what of the hardware's peak was used."""
 
-    def __init__(self, cpu_s: float) -> None:
-        self.cpu_offset = cpu_s - time.process_time()
+    def __init__(self, run: RunConfig, log: MetricsLog | None) -> None:
+        self.cpu_offset = (log.cpu_s if log else 0.0) - time.process_time()
         self.wall = time.perf_counter()
+        self.step_tokens = run.batch_tokens
+        self.flops_per_token = counts.flops_per_token(run.model, "matmul")
+        self.peak = hardware.peak_flops(jax.devices()[0])
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -291,9 +221,12 @@ class _Clock:
         self.wall += time.perf_counter() - wall
         self.cpu_offset -= time.process_time() - cpu
 
-    def lap(self, n_tokens: int) -> dict[str, float]:
+    def lap(self, n_steps: int) -> dict[str, float]:
         now = time.perf_counter()
-        rate = n_tokens / (now - self.wall)
+        rate = n_steps * self.step_tokens / (now - self.wall)
         self.wall = now
         cpu_s = self.cpu_offset + time.process_time()
-        return {"tokens_per_s": round(rate, 1), "cpu_s": round(cpu_s, 2)}
+        lap = {"tokens_per_s": round(rate, 1), "cpu_s": round(cpu_s, 2)}
+        if self.peak:
+            lap["mfu"] = round(rate * self.flops_per_token / self.peak / jax.device_count(), 4)
+        return lap

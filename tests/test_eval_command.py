@@ -40,6 +40,7 @@ from ladder_jax.config import (
 )
 from ladder_jax.eval import loglik, metrics, mmlu, olmes, store
 from ladder_jax.models import counts, decoder
+from ladder_jax.step import TrainState, abstract_state, constants_of, state_sharding
 from tests.olmes_wheels import arrow, publish, questions, tokenizer
 from tests.test_data import story
 
@@ -131,7 +132,7 @@ def trained_on(home, **evaluation):
 
 
 def shardings(run, mesh):
-    return train.state_sharding(run.model, train._constants(run.optim), mesh)
+    return state_sharding(run.model, constants_of(run.optim), mesh)
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def runs(home):
 
     def begun(run, mesh):  # compiling what draws it takes seconds for each run
         moments = optim.transformation(run.optim).init(home.params)
-        state = train.TrainState(jnp.int32(0), home.params, moments)
+        state = TrainState(jnp.int32(0), home.params, moments)
         return jax.device_put(state, shardings(run, mesh))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -567,7 +568,7 @@ def test_scoring_changes_nothing_in_training(home, runs):
 def restored(run, directory, step):
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
-        return checkpoints.restore(train.abstract_state(run, sharding.make_mesh(run.mesh)), step)[0]
+        return checkpoints.restore(abstract_state(run, sharding.make_mesh(run.mesh)), step)[0]
     finally:
         checkpoints.close()
 

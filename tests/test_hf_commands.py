@@ -22,7 +22,8 @@ from ladder_jax.config import DataConfig, MeshConfig, RunConfig, load_json, to_j
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.data.tokenizer import load
 from ladder_jax.models import decoder
-from ladder_jax.train import TrainState, _meta, abstract_state, train
+from ladder_jax.step import TrainState, abstract_state
+from ladder_jax.train import _meta, train
 from tests.test_data import story
 from tests.test_hf import BIG, OLMO2, params, refused, same, tokenizer  # noqa: F401 (fixtures)
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from fitting.table import InputError
-from ladder_jax import measure, optim, score, sharding, tracking, train
+from ladder_jax import measure, optim, score, sharding, step, tracking, train
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.config import (
     DataConfig,
@@ -68,7 +68,7 @@ def test_scored_checkpoints_are_spread_over_the_saved_and_end_with_the_last(run)
     sparse = replace(run, n_steps=100, checkpoint_every=10)
     assert score.scored_steps(sparse) == [40, 70, 100]
     assert score.scored_steps(replace(sparse, eval=replace(run.eval, n_checkpoints=1))) == [100]
-    assert score.scored_steps(run) == train.checkpoint_steps(run) == [8, 16, 24]
+    assert score.scored_steps(run) == tracking.checkpoint_steps(run) == [8, 16, 24]
 
 
 def mesh_of(**axes):
@@ -81,11 +81,11 @@ def one_step(mesh, params, batch, constants=None):
     constants = constants or OptimConfig()
     params = jax.tree.map(jnp.array, params)  # the step donates its state
     moments = optim.transformation(constants).init(params)
-    state = train.TrainState(jnp.zeros((), jnp.int32), params, moments)
-    state = jax.device_put(state, train.state_sharding(MODEL, constants, mesh))
-    rows = jax.device_put(batch, sharding.batch_sharding(mesh))
+    state = step.TrainState(jnp.zeros((), jnp.int32), params, moments)
+    state = jax.device_put(state, step.state_sharding(MODEL, constants, mesh))
+    rows = jax.device_put(batch[None], sharding.micro_batch_sharding(mesh))
     with sharding.use_mesh(mesh):
-        return train.make_step(MODEL, constants, mesh)(
+        return step.make_step(MODEL, constants, mesh)(
             state, rows, optim.schedule_of(OptimConfig(lr_peak=0.1), 10)
         )
 
@@ -131,24 +131,60 @@ def test_one_step_is_adamw_written_out():
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
-MESHES = [{"data": 8}, {"fsdp": 8}, {"tensor": 4, "data": 2}, {"data": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [
+    {"data": 8},
+    {"data": 2, "fsdp": 2, "tensor": 2},
+    {"fsdp": 2, "tensor": 4},
+    {"data": 1, "micro_seqs": 2},
+    {"data": 2, "fsdp": 2, "micro_seqs": 1},
+]
+
+
+def steps_on(n, **axes):
+    """Losses of n steps, gradient norms, and the state after them."""
+    config, constants = MeshConfig(**axes), OptimConfig()
+    mesh = mesh_of(**{k: v for k, v in axes.items() if k != "micro_seqs"})
+    n_micro = sharding.micro_batches(8, config, mesh)
+    state = step.init_state(RunConfig(model=MODEL), mesh)
+    own = sharding.own_rows(n_micro, 8, mesh)
+    function, found = step.make_step(MODEL, constants, mesh), []
+    schedule = optim.schedule_of(OptimConfig(lr_peak=0.01), 10)
+    with sharding.use_mesh(mesh):
+        for i in range(n):
+            batch = np.roll(BATCH, i, axis=1)
+            batch[3, 5:] = pipeline.PADDING  # micro-batches of unequal weight
+            batch = sharding.put_batch(batch, own, n_micro, 8, mesh)
+            state, metrics = function(state, batch, schedule)
+            found.append((float(metrics["loss"]), float(metrics["grad_norm"])))
+    return found, state
+
+
+@pytest.fixture(scope="module")
+def on_one_device():
+    return steps_on(5, data=1)
 
 
 @pytest.mark.parametrize("axes", MESHES, ids=str)
-def test_sharded_equals_unsharded(axes):
-    params = decoder.init_params(MODEL, jax.random.key(0))
-    alone, loss = one_step(mesh_of(data=1), params, BATCH)
-    spread, sharded_loss = one_step(mesh_of(**axes), params, BATCH)
-    assert float(sharded_loss["loss"]) == pytest.approx(float(loss["loss"]), abs=1e-5)
-    assert float(sharded_loss["grad_norm"]) == pytest.approx(float(loss["grad_norm"]), abs=1e-5)
-    first, second = (s.moments[1].mu for s in (alone, spread))
+def test_five_steps_on_any_mesh_are_those_of_one_device(axes, on_one_device):
+    alone, spread = on_one_device, steps_on(5, **axes)
+    np.testing.assert_allclose(spread[0], alone[0], atol=1e-5)
+    first, second = (state.moments[1].mu for _, state in (alone, spread))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_a_batch_that_does_not_divide_is_refused():
+    mesh = mesh_of(data=4, fsdp=2)
+    with pytest.raises(InputError, match="batch_seqs 12 does not divide over 8 data x fsdp dev"):
+        sharding.micro_batches(12, MeshConfig(), mesh)
+    with pytest.raises(InputError, match=r"micro_seqs 2 does not divide the 3 .* one of 1, 3"):
+        sharding.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
+    assert sharding.micro_batches(24, MeshConfig(micro_seqs=1), mesh) == 3
+
+
 def test_parameters_and_moments_lie_where_the_rules_say(run):
     mesh = mesh_of(fsdp=4, tensor=2)
-    state = train.init_state(run, mesh)
+    state = step.init_state(run, mesh)
     gate = state.params["layers"]["mlp"]["gate"]
     assert tuple(gate.sharding.spec) == (None, "fsdp", "tensor")
     assert gate.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
@@ -181,7 +217,7 @@ SPECS = {
 
 
 def test_the_spec_of_every_parameter(run):
-    shards = train.state_sharding(MODEL, run.optim, mesh_of(fsdp=4, tensor=2)).params
+    shards = step.state_sharding(MODEL, run.optim, mesh_of(fsdp=4, tensor=2)).params
     found = {
         "/".join(key.key for key in path): tuple(shard.spec)
         for path, shard in jax.tree_util.tree_flatten_with_path(shards)[0]
@@ -194,7 +230,7 @@ def assert_same(a, b):
 
 
 def test_a_mesh_of_one_device_is_a_mesh(run):
-    state = train.init_state(run, mesh_of(data=1))
+    state = step.init_state(run, mesh_of(data=1))
     assert tuple(state.params["head"].sharding.spec) == ("fsdp", "tensor")
 
 
@@ -286,7 +322,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
     ends = []
     for name in ("cut", "whole"):
         kept = Checkpoints(tmp_path / name / "checkpoints")
-        ends.append(kept.restore_newest(train.abstract_state(run, mesh))[0])
+        ends.append(kept.restore_newest(step.abstract_state(run, mesh))[0])
         kept.close()
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -324,17 +360,17 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache,
 
 def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, monkeypatch):
     monkeypatch.setattr(train, "LOG_EVERY", 3)
-    real = train.make_step
+    real = step.make_step
 
     def broken(*args):
         inner = real(*args)
 
-        def step(state, batch, schedule):
+        def broken_step(state, batch, schedule):
             state, metrics = inner(state, batch, schedule)
             bad = state.step == 11
             return state, metrics | {"loss": jnp.where(bad, jnp.nan, metrics["loss"])}
 
-        return step
+        return broken_step
 
     monkeypatch.setattr(train, "make_step", broken)
     with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkp"):
@@ -358,7 +394,7 @@ def test_a_passing_read_error_loses_nothing(run, tmp_path, cache, monkeypatch):
 
     monkeypatch.setattr(kept._manager, "restore", busy)
     with pytest.raises(InputError, match="checkpoint 24 cannot be read: Too many open files"):
-        kept.restore_newest(train.abstract_state(run, sharding.make_mesh(run.mesh)))
+        kept.restore_newest(step.abstract_state(run, sharding.make_mesh(run.mesh)))
     assert kept.steps() == [8, 16, 24]
     kept.close()
 
@@ -398,6 +434,6 @@ def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
 
 
 def test_checkpoints_are_spread_and_end_at_the_end(run):
-    assert train.checkpoint_steps(run) == [8, 16, 24]
-    assert train.checkpoint_steps(replace(run, checkpoint_every=10)) == [10, 20, 24]
-    assert train.checkpoint_steps(replace(run, n_steps=2)) == [1, 2]
+    assert tracking.checkpoint_steps(run) == [8, 16, 24]
+    assert tracking.checkpoint_steps(replace(run, checkpoint_every=10)) == [10, 20, 24]
+    assert tracking.checkpoint_steps(replace(run, n_steps=2)) == [1, 2]

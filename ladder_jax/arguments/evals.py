@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ladder_jax.arguments.parsing import Command, positive
+from ladder_jax.arguments.parsing import Command, positive, processes
 
 
 def add(command: Command) -> None:
@@ -53,6 +53,7 @@ def add(command: Command) -> None:
                           help="devices that split each parameter")  # fmt: skip
     evaluate.add_argument("--tensor", type=positive, default=1, metavar="N",
                           help="devices that split each layer's heads")  # fmt: skip
+    processes(evaluate)
 
     import_hf = command(
         "import-hf", "Make a run directory of an OLMo 2 model of Hugging Face.",

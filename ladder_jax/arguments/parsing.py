@@ -16,6 +16,15 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def processes(sub: argparse.ArgumentParser) -> None:
+    """Adds what joins several processes into one run; clusters tell it by environment."""
+    sub.add_argument("--coordinator", metavar="HOST:PORT",
+                     help="of process 0, where several processes share the work and no TPU, GKE, "
+                          "Slurm or MPI environment tells")  # fmt: skip
+    sub.add_argument("--process-count", type=positive, metavar="N")
+    sub.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
+
+
 def positive(text: str) -> int:
     """A whole number of 1 or more."""
     if not text.isdecimal() or int(text) < 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,11 +34,12 @@ def evaluate(args: argparse.Namespace) -> None:
     _check_flags(args)
     compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
-    from ladder_jax import hf, sharding
+    from ladder_jax import distributed, hf, preemption, sharding
     from ladder_jax.config import MeshConfig
 
+    distributed.initialize(args.coordinator, args.process_count, args.process_id)
     mesh = sharding.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
-    with sharding.use_mesh(mesh):
+    with preemption.watch(), sharding.use_mesh(mesh):
         if args.hf:
             directory = hf.locate(args.hf)
             model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
@@ -46,10 +48,13 @@ def evaluate(args: argparse.Namespace) -> None:
             run, steps = _run(args), _steps(args)
             beside, text = _run_tokenizer(args, run)
             model, every = run.model, _of_run(args, run, mesh, steps, text)
+        model = replace(model, dtype=_dtype(args))
         asked = _asked(args, model, beside)
         if args.overlap:
             _report_overlap([questions.tasks[0] for questions in asked], args.overlap)
         frames = [_score(model, weights, asked) for weights in every]
+    if not sharding.is_primary():
+        return
     table.write(pd.concat(frames, ignore_index=True), args.out)
     print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(asked)} tasks")
 
@@ -215,7 +220,7 @@ def _of_run(
     import jax
 
     from ladder_jax import checkpoint, measure, tracking
-    from ladder_jax.train import abstract_state
+    from ladder_jax.step import abstract_state
 
     directory = Path(args.checkpoint)
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints")

@@ -128,7 +128,7 @@ def _state(run: Any, source: Path) -> Any:
     import numpy as np
 
     from ladder_jax import hf, optim
-    from ladder_jax.train import TrainState, abstract_state
+    from ladder_jax.step import TrainState, abstract_state
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, _host_mesh()))
     params = hf.read_params(source, run.model, shardings=shardings.params)
@@ -139,7 +139,7 @@ def _state(run: Any, source: Path) -> Any:
 def _restore(run: Any, directory: Path, step: int | None) -> tuple[Any, int, str]:
     """Parameters of a checkpoint, its step, and the fingerprint of what it was trained on."""
     from ladder_jax.checkpoint import Checkpoints
-    from ladder_jax.train import abstract_state
+    from ladder_jax.step import abstract_state
 
     saved = directory / "checkpoints"
     checkpoints = Checkpoints(saved) if saved.is_dir() else None

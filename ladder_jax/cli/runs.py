@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +42,60 @@ def _runs(experiment: str) -> list[Any]:
 def run(args: argparse.Namespace) -> None:
     """Trains a ladder, locks the forecast of its targets, scores them, compares."""
     from ladder_jax import launch
-    from ladder_jax.download import cache_dir
 
-    if not args.out or (args.workers is not None and args.workers < 1):
-        raise InputError("--out must name a directory, and --workers be 1 or more")
+    if not args.out:
+        raise InputError("--out must name a directory")
     experiment, out = _experiment(args.experiment), Path(args.out)
     ladder = experiment.LADDER
     grid, targets = ladder.runs(), [target.run for target in ladder.targets.values()]
+    runs, withheld = [*grid, *targets], {run.name for run in targets}
+    executor = _executor(args, out, {run.size for run in runs})
     if targets:
         _check_blind(experiment, targets, out)
-    manifest = launch.claim_manifest(args.experiment, [*grid, *targets], out)
-    workers = args.workers or launch.default_workers()
-    withheld = {run.name for run in targets}
-    launch.train_all([*grid, *targets], out, cache_dir(), workers, withheld)
-    frame = _measure_runs([*grid, *targets], out)
-    if not targets:
-        return
-    forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
-    print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
-    launch.train_all(targets, out, cache_dir(), workers)
-    _report_targets(
-        experiment, forecasts, controls, _measure_runs([*grid, *targets], out), lock, out
-    )
+    _check_data(runs, out)
+    with executor, launch.held(out):
+        manifest = launch.claim_manifest(args.experiment, runs, out)
+        launch.execute(runs, out, executor, withheld)
+        frame = _measure_runs(runs, out)
+        if not targets:
+            return
+        forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
+        print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
+        launch.execute(targets, out, executor)
+        frame = _measure_runs(runs, out)
+        _report_targets(experiment, forecasts, controls, frame, lock, out)
+
+
+def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
+    """What the flags ask for; flags of another executor are not passed over."""
+    from ladder_jax import launch
+    from ladder_jax.download import cache_dir
+
+    given = {"local": args.workers, "ray": args.resources, "slurm": args.slurm}
+    for kind, value in given.items():
+        if value and kind != args.executor:
+            raise InputError(f"--executor {args.executor} takes no flags of {kind}: remove them")
+    if args.executor == "ray":
+        from ladder_jax.launch.on_ray import Ray
+
+        wanted = launch.Demands.parse(args.resources, "--resources", sizes)
+        return Ray(out, args.address, wanted)
+    if args.executor == "slurm":
+        from ladder_jax.launch.on_slurm import Slurm
+
+        return Slurm(out, launch.Demands.parse(args.slurm, "--slurm", sizes))
+    return launch.Local(args.workers or launch.default_workers(), cache_dir())
+
+
+def _check_data(runs: list[Any], out: Path) -> None:
+    """Prepares the text that is still needed, or complains, before anything is written."""
+    from ladder_jax import launch, tracking
+    from ladder_jax.data.pipeline import prepare
+    from ladder_jax.download import cache_dir
+
+    todo = [run for run in runs if not tracking.is_done(run, launch.run_directory(out, run))]
+    for data, seq_len in dict.fromkeys((run.data, run.model.seq_len) for run in todo):
+        prepare(data, seq_len, cache_dir())
 
 
 def _check_blind(experiment: Any, targets: list[Any], out: Path) -> None:
@@ -178,17 +211,31 @@ def status(args: argparse.Namespace) -> None:
     import rich
 
     from ladder_jax import launch
+    from ladder_jax.config import config_hash
 
-    if not (Path(args.out) / "manifest.json").is_file():
-        raise InputError(f"{args.out}: holds no experiment; ladder run writes it")
-    rich.print(launch.status_table(_runs(args.experiment), Path(args.out)))
+    out = Path(args.directory)
+    manifest = launch.read_manifest(out)
+    runs = _runs(manifest["experiment"])
+    if {run.name: config_hash(run) for run in runs} != manifest["runs"]:
+        raise InputError(
+            f"{out}: the config of experiment {manifest['experiment']} has changed since: put it "
+            "back, or use another directory"
+        )
+    if args.json:
+        rows = [launch.progress(run, launch.run_directory(out, run)) for run in runs]
+        print(json.dumps({"experiment": manifest["experiment"], "runs": rows}, indent=2))
+    else:
+        rich.print(launch.status_table(runs, out))
 
 
 def train(args: argparse.Namespace) -> None:
     """Trains and scores one run."""
+    from ladder_jax import compilation
     from ladder_jax.config import RunConfig, load_json, override
     from ladder_jax.download import cache_dir
 
+    compilation.keep(cache_dir())  # before what follows imports JAX
+    compilation.hold_memory()
     if Path(args.config).suffix == ".json":
         run = load_json(RunConfig, args.config)
     else:
@@ -201,12 +248,21 @@ def train(args: argparse.Namespace) -> None:
     if not args.out:
         raise InputError("--out is empty: name a directory")
 
+    from ladder_jax import distributed, sharding
+    from ladder_jax import train as training
     from ladder_jax.score import train_and_score
 
-    train_and_score(run, Path(args.out), cache_dir())
-    print(
-        f"{args.out}: {run.name} is trained and scored; ladder measure --runs {args.out} --out FILE"
-    )
+    distributed.initialize(args.coordinator, args.process_count, args.process_id)
+    bar = sys.stderr.isatty()
+    if args.no_score:
+        training.train(run, Path(args.out), cache_dir(), progress=bar)
+    else:
+        train_and_score(run, Path(args.out), cache_dir(), progress=bar)
+    if sharding.is_primary() and not args.no_score:
+        print(
+            f"{args.out}: {run.name} is trained and scored; "
+            f"ladder measure --runs {args.out} --out FILE"
+        )
 
 
 def _experiment(name: str) -> Any:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,17 +72,28 @@ class Packed:
         )
         return grain.MapDataset.source(source).map(_decode)
 
-    def batches(self, batch_seqs: int, seed: int) -> grain.MapDataset:
-        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1).
+    def batches(
+        self, batch_seqs: int, seed: int, rows: Sequence[int] | None = None
+    ) -> grain.MapDataset:
+        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1), or its `rows`.
 
         Each epoch is a new permutation; a batch may straddle two epochs.
         """
         reader = ArrayRecordReader(str(self.directory / "train.array_record"))
         index = grain.MapDataset.range(reader.num_records()).seed(seed).shuffle().repeat()
         # One read a batch: a record at a time costs a call through Grain each.
+        own = slice(None) if rows is None else np.asarray(rows)
         return index.batch(batch_seqs).map(
-            lambda i: np.stack([_decode(record) for record in reader.read(i.tolist())])
+            lambda i: np.stack([_decode(record) for record in reader.read(i[own].tolist())])
         )
+
+
+def read_ahead(batches: grain.MapDataset, start: int, workers: int) -> Iterator[np.ndarray]:
+    """Batches from `start` on."""
+    step = start
+    while True:
+        yield batches[step]
+        step += 1
 
 
 def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:

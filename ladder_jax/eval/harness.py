@@ -14,6 +14,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -118,7 +119,7 @@ class HarnessLM(TemplateLM):
         shardings = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
         params = hf.read_params(directory, model, dtype, shardings)
         words = olmes.tokenizer(str(tokenizer or beside))
-        return cls(model, params, words, window, end_of_text, mesh)
+        return cls(replace(model, dtype=dtype), params, words, window, end_of_text, mesh)
 
     @classmethod
     def create_from_arg_obj(

@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ladder_jax import preemption, sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.data.pipeline import PADDING, Packed
 from ladder_jax.data.tokenizer import END_OF_TEXT
 from ladder_jax.models import decoder
-from ladder_jax.sharding import active_mesh
 
 ROWS = 32  # sequences in one forward pass
 
@@ -66,12 +66,16 @@ def token_bytes(packed: Packed) -> np.ndarray:
 
 def measure(model: ModelConfig, params: decoder.Params, heldout: Heldout) -> dict[str, float]:
     """`lm_loss` (nats per token) and `lm_bpb` (bits per byte); summed in float64 on the host."""
-    function, nats = _row_nats(model, active_mesh()), 0.0
-    for start in range(0, len(heldout.rows), ROWS):
-        rows = np.full((ROWS, heldout.rows.shape[1]), PADDING, np.int32)
-        part = heldout.rows[start : start + ROWS]
+    function, nats = _row_nats(model, sharding.active_mesh()), 0.0
+    shards = sharding.row_shards()
+    at_once = -(-ROWS // shards) * shards
+    for start in range(0, len(heldout.rows), at_once):
+        preemption.check()
+        rows = np.full((at_once, heldout.rows.shape[1]), PADDING, np.int32)
+        part = heldout.rows[start : start + at_once]
         rows[: len(part)] = part
-        nats += float(np.asarray(function(params, rows), np.float64).sum())
+        found = function(params, sharding.put_rows(rows))
+        nats += float(np.asarray(found, np.float64).sum())
     return {
         "lm_loss": nats / heldout.n_tokens,
         "lm_bpb": nats / math.log(2) / heldout.n_bytes,
@@ -82,10 +86,10 @@ def measure(model: ModelConfig, params: decoder.Params, heldout: Heldout) -> dic
 def _row_nats(model: ModelConfig, mesh: Any) -> Callable[[Any, np.ndarray], jax.Array]:
     """(params, rows of shape (B, L + 1)) -> nats of each row, shape (B,)."""
 
-    @jax.jit
     def row_nats(params: decoder.Params, rows: jax.Array) -> jax.Array:
         inputs, targets = jnp.maximum(rows[:, :-1], 0), rows[:, 1:]
         nats, _ = token_nats(decoder.bind(model, params)(inputs), targets)
         return jnp.sum(jnp.where(targets != PADDING, nats, 0.0), axis=1)
 
-    return row_nats
+    whole = None if mesh is None else sharding.replicated(mesh)
+    return jax.jit(row_nats, out_shardings=whole)

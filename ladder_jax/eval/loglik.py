@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitting.table import InputError
-from ladder_jax import sharding
+from ladder_jax import preemption, sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval.packing import Call, Group, Plan
 from ladder_jax.models import decoder
@@ -67,6 +67,7 @@ def partial(
         answered[np.unique(call.request)] += 1
     waiting: deque[tuple[Call, Any]] = deque()
     for call, outputs in _computed(model, params, plan, done):
+        preemption.check()
         waiting.append((call, outputs))
         if len(waiting) > _IN_FLIGHT:
             done += 1

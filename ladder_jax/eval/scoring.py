@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from fitting.table import InputError
-from ladder_jax import sharding
+from ladder_jax import preemption, sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, packing, requests, store
 from ladder_jax.eval.tasks import Task
@@ -177,15 +177,24 @@ def _resumed(
     first, scores = int(first), loglik.Scores(*map(np.array, scores))
     sizes = [call.n_tokens for group in plan.groups for call in group.calls]
     bar.update(sum(sizes[:first]))
-    since = time.monotonic()
-    for done in loglik.partial(model, params, plan, scores, first):
-        bar.update(sizes[done - 1])
-        if time.monotonic() - since > _KEEP_EVERY_S and sharding.is_primary():
-            frame = pd.DataFrame(scores._asdict())
-            frame.attrs = {"key": key, "done": done}
-            store.write(frame, part)
-            since = time.monotonic()
+    since, done = time.monotonic(), first
+    try:
+        for done in loglik.partial(model, params, plan, scores, first):
+            bar.update(sizes[done - 1])
+            if time.monotonic() - since > _KEEP_EVERY_S:
+                _keep(part, key, scores, done)
+                since = time.monotonic()
+    except preemption.Preempted:
+        _keep(part, key, scores, done)
+        raise
     return scores
+
+
+def _keep(part: Path, key: str, scores: loglik.Scores, done: int) -> None:
+    if sharding.is_primary():
+        frame = pd.DataFrame(scores._asdict())
+        frame.attrs = {"key": key, "done": done}
+        store.write(frame, part)
 
 
 def _kept(part: Path, plan: packing.Plan, key: str) -> tuple[int, loglik.Scores]:

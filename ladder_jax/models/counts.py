@@ -11,7 +11,7 @@ from typing import Literal
 
 from ladder_jax.config import ModelConfig
 
-FlopsConvention = Literal["olmo", "6n"]
+FlopsConvention = Literal["olmo", "6n", "matmul"]
 
 
 def n_params(model: ModelConfig) -> int:
@@ -28,9 +28,14 @@ def n_params_non_embedding(model: ModelConfig) -> int:
     """Parameters without input table and output head (arXiv 2001.08361, Section 2.1)."""
     d, kv = model.d_model, model.kv_heads * model.head_dim
     attention = 2 * d * d + 2 * d * kv  # query and output; key and value
-    norms = 3 * d + kv  # after attention, after MLP, query; key
     mlp = 3 * d * model.d_ff
-    return model.n_layers * (attention + norms + mlp) + d
+    return model.n_layers * (attention + mlp) + n_norm_scales(model)
+
+
+def n_norm_scales(model: ModelConfig) -> int:
+    """Parameters of the norms: after attention and MLP, of queries and keys, and the last."""
+    d, kv = model.d_model, model.kv_heads * model.head_dim
+    return model.n_layers * (3 * d + kv) + d
 
 
 def flops_per_token(model: ModelConfig, convention: FlopsConvention = "olmo") -> int:
@@ -40,11 +45,15 @@ def flops_per_token(model: ModelConfig, convention: FlopsConvention = "olmo") ->
         model: the model; sequences have `model.seq_len` tokens.
         convention: `olmo` is what the ladder paper's compute axis uses: forward 2N + 4 layers D L,
             backward twice that with the input table counted as well (a quirk of its code, kept
-            for parity).  `6n` is the rule C = 6 N D.
+            for parity).  `6n` is the rule C = 6 N D.  `matmul` counts what matrix products do,
+            forward and twice that backward, the head included and attention not halved for
+            causality: 6 (N - norms) + 12 layers D L.  Utilisation (MFU) is told in it.
     """
     if convention == "6n":
         return 6 * n_params(model)
     attention = model.n_layers * model.d_model * model.seq_len
+    if convention == "matmul":
+        return 6 * (n_params(model) - n_norm_scales(model)) + 12 * attention
     forward = 2 * n_params(model) + 4 * attention
     backward = 4 * n_params_total(model) + 8 * attention
     return forward + backward

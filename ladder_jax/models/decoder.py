@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from ladder_jax.config import ModelConfig
+from ladder_jax.models import fused
 from ladder_jax.models.layers import (
     Block,
     Prefix,
@@ -26,7 +27,7 @@ from ladder_jax.models.layers import (
     rotary,
     visible,
 )
-from ladder_jax.sharding import constrain
+from ladder_jax.sharding import constrain, platform
 
 Params = dict[str, Any]
 _REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
@@ -47,12 +48,7 @@ class Decoder(nnx.Module):
         self.layers = stacked(rngs)
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.head = kernel(rngs, shape[::-1], ("embed", "vocab"), std)
-        self.scan_layers, self.remat, self.n_layers = (
-            config.scan_layers,
-            config.remat,
-            config.n_layers,
-        )
-        self.head_dim, self.rope_theta = config.head_dim, config.rope_theta
+        self.config = config
 
     def hidden(
         self,
@@ -70,7 +66,10 @@ class Decoder(nnx.Module):
             prefix: of all layers, what `keys_values` gave for tokens that precede every row.
         """
         turn = self._turn(token_BxL, position_BxL)
-        bias = visible(_causal(token_BxL.shape[1]) if mask_BxLxS is None else mask_BxLxS)
+        if mask_BxLxS is None:
+            bias = self._causal(token_BxL, plain=prefix is not None)
+        else:
+            bias = visible(mask_BxLxS)
 
         def layer(x: jax.Array, block: Block, own: Any) -> tuple[jax.Array, None]:
             before = prefix and Prefix(own[0], own[1], prefix.bias)
@@ -82,19 +81,27 @@ class Decoder(nnx.Module):
 
     def keys_values(self, token_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values of every layer, each of shape (N, B, G, L, K), positions 0, 1, ..."""
-        turn, bias = self._turn(token_BxL, None), visible(_causal(token_BxL.shape[1]))
+        turn, bias = self._turn(token_BxL, None), self._causal(token_BxL, plain=True)
 
         def layer(x: jax.Array, block: Block, own: None) -> tuple[jax.Array, Any]:
             return block(x, turn, bias), block.attention.keys_values(x, turn)
 
         return self._through(layer, self._embedded(token_BxL), None)[1]
 
+    def _causal(self, token_BxL: jax.Array, plain: bool = False) -> jax.Array | None:
+        """A causal bias of shape (1, L, L), or none where a kernel knows it."""
+        length = token_BxL.shape[1]
+        kernel = fused.attention(self.config, length, self.head[...].dtype)
+        if kernel is not None and not plain:
+            return None
+        return visible(jnp.tril(jnp.ones((length, length), bool))[None])
+
     def _embedded(self, token_BxL: jax.Array) -> jax.Array:
         return constrain(jnp.take(self.embed[...], token_BxL, axis=0), "batch", "length", "embed")
 
     def _turn(self, token_BxL: jax.Array, position_BxL: jax.Array | None) -> Rotary:
         known = np.arange(token_BxL.shape[1])[None] if position_BxL is None else position_BxL
-        return rotary(known, self.head_dim, self.rope_theta)
+        return rotary(known, self.config.head_dim, self.config.rope_theta)
 
     def _through(self, layer: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, Any]:
         """All layers in turn: (x, block, its part of `extra`) -> x, output; outputs are stacked."""
@@ -104,13 +111,13 @@ class Decoder(nnx.Module):
             params, own = part
             return layer(x, nnx.merge(graph, params), own)
 
-        if self.remat != "none":
-            step = jax.checkpoint(step, policy=_REMAT[self.remat])
-        if self.scan_layers:
+        if self.config.remat != "none":
+            step = jax.checkpoint(step, policy=_REMAT[self.config.remat])
+        if self.config.scan_layers:
             return jax.lax.scan(step, x, (stack, extra))
         # Split, not indexing: its gradient is one concatenation.
         leaves, tree = jax.tree.flatten((stack, extra))
-        slices = [jax.lax.split(leaf, (1,) * self.n_layers, 0) for leaf in leaves]
+        slices = [jax.lax.split(leaf, (1,) * self.config.n_layers, 0) for leaf in leaves]
         outputs = []
         for parts in zip(*slices, strict=True):
             x, output = step(x, tree.unflatten([part[0] for part in parts]))
@@ -133,10 +140,6 @@ class Decoder(nnx.Module):
         """
         logits = linear(hidden_BxLxD, self.head, jnp.float32)
         return constrain(logits, "batch", "length", "vocab")
-
-
-def _causal(length: int) -> jax.Array:
-    return jnp.tril(jnp.ones((length, length), bool))[None]
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -164,8 +167,23 @@ def logical_axes(config: ModelConfig) -> Params:
 
 
 def bind(config: ModelConfig, params: Params) -> Decoder:
-    """A decoder that holds these parameters; cheap, for use inside a jitted function."""
-    return nnx.merge(_graph(config), nnx.State(params))
+    """A decoder that holds these parameters, for use inside a jitted function.
+
+    Matrices are cast to the dtype of the computation; `auto` leaves them as they are on CPU.
+    """
+    return nnx.merge(_graph(config), nnx.State(_in_dtype(config, params)))
+
+
+def _in_dtype(config: ModelConfig, params: Params) -> Params:
+    accelerated = platform() != "cpu"
+    dtype = {"auto": "bfloat16" if accelerated else None}.get(config.dtype, config.dtype)
+    if dtype is None:
+        return params
+
+    def cast(path: tuple[Any, ...], x: jax.Array) -> jax.Array:
+        return x if path[-1].key == "scale" else x.astype(dtype)  # norms stay float32
+
+    return jax.tree_util.tree_map_with_path(cast, params)
 
 
 @functools.cache

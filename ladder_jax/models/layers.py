@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 
 from ladder_jax.config import ModelConfig
+from ladder_jax.models import fused
 from ladder_jax.sharding import constrain
 
 Rotary = tuple[jax.Array, jax.Array]
@@ -106,6 +107,7 @@ class Attention(nnx.Module):
             config.kv_heads,
             config.head_dim,
         )
+        self.config = config
 
     def keys_values(self, x_BxLxD: jax.Array, turn: Rotary) -> tuple[jax.Array, jax.Array]:
         """Turned keys, and values, each of shape (B, G, L, K)."""
@@ -119,15 +121,21 @@ class Attention(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         turn: Rotary,
-        bias_BxLxS: jax.Array,
+        bias_BxLxS: jax.Array | None,
         prefix: Prefix | None = None,
     ) -> jax.Array:
+        """Without a bias attention is causal, by the accelerator's kernel."""
         b, length, _ = x_BxLxD.shape
         g, k = self.n_groups, self.head_dim
         r = self.n_heads // g
         q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
         q = rotate(q, turn)
         key, value = self.keys_values(x_BxLxD, turn)
+        if bias_BxLxS is None:
+            causal = fused.attention(self.config, length, q.dtype)
+            assert causal is not None
+            mixed = causal(q.transpose(0, 2, 1, 3) * k**-0.5, key, value).transpose(0, 2, 1, 3)
+            return self._out(mixed)
         # Batch axes lead, and the R query heads of a group share one product with its keys.
         q_BxGxRxLxK = q.reshape(b, length, g, r, k).transpose(0, 2, 3, 1, 4) * k**-0.5
         mixed, total, top = attend(q_BxGxRxLxK, key, value, bias_BxLxS[:, None, None])
@@ -138,8 +146,11 @@ class Attention(nnx.Module):
             parts = [x.reshape(g, b, r, length, -1).swapaxes(0, 1) for x in parts]
             mixed, total = _joined((mixed, total, top), parts)
         mixed = (mixed / total).astype(x_BxLxD.dtype)
-        mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(b, length, -1)
-        return linear(constrain(mixed, "batch", "length", "heads"), self.out)
+        return self._out(mixed.transpose(0, 3, 1, 2, 4))
+
+    def _out(self, mixed_BxLxHK: jax.Array) -> jax.Array:
+        rows = mixed_BxLxHK.reshape(*mixed_BxLxHK.shape[:2], -1)
+        return linear(constrain(rows, "batch", "length", "heads"), self.out)
 
 
 def attend(
@@ -204,7 +215,7 @@ class Block(nnx.Module):
         self,
         x_BxLxD: jax.Array,
         turn: Rotary,
-        bias_BxLxS: jax.Array,
+        bias_BxLxS: jax.Array | None,
         prefix: Prefix | None = None,
     ) -> jax.Array:
         mixed = self.attention(x_BxLxD, turn, bias_BxLxS, prefix)

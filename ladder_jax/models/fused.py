@@ -1,0 +1,98 @@
+"""Causal attention by the accelerator's own kernel, which never holds all scores at once.
+
+Splash attention (Pallas) on TPU, cuDNN on GPU.  CPUs have none.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fitting.table import InputError
+from ladder_jax import sharding
+from ladder_jax.config import ModelConfig
+
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+_LANES = 128  # of a TPU's vector unit; the kernel's widths are multiples
+_BLOCK = 512  # queries, and keys, of one tile
+
+_AXES = ("batch", "heads", "length", None)
+
+
+def attention(config: ModelConfig, length: int, dtype: jnp.dtype) -> Attend | None:
+    """Causal attention of scaled queries (B, H, L, K) to keys and values (B, G, L, K).
+
+    Args:
+        config: whose `attention` says what is wanted.
+        length: L.
+        dtype: of queries, keys and values.
+
+    Returns:
+        None where the plain form is to be used.
+
+    Raises:
+        InputError: `fused` where there is no kernel.
+    """
+    wanted, platform = config.attention, sharding.platform()
+    if wanted == "plain":
+        return None
+    if platform == "tpu" and length % _LANES == 0:
+        return functools.partial(splash, interpret=False)
+    if platform in ("gpu", "cuda") and dtype == jnp.bfloat16:
+        return _cudnn
+    if wanted == "fused":
+        raise InputError(
+            "model.attention fused needs a TPU and a length that is a multiple of 128, or a GPU "
+            f"and bfloat16; here is {platform}, {length} and {dtype}: use auto"
+        )
+    return None
+
+
+def splash(
+    query_BxHxLxK: jax.Array,
+    key_BxGxLxK: jax.Array,
+    value_BxGxLxK: jax.Array,
+    interpret: bool = False,
+) -> jax.Array:
+    """Splash attention, heads over the mesh's tensor axis; `interpret` runs it without a TPU.
+
+    Head dimensions are filled with zeros up to a multiple of the lanes, which changes nothing.
+    """
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernel,
+    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    k, length = query_BxHxLxK.shape[-1], query_BxHxLxK.shape[-2]
+    block = int(np.gcd(length, _BLOCK))
+    sizes = kernel.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+    )
+
+    def local(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        heads, groups = query.shape[1], key.shape[1]
+        mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * heads)
+        attend = kernel.make_splash_mha(
+            mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
+        )
+        key, value = (jnp.repeat(x, heads // groups, axis=1) for x in (key, value))
+        return jax.vmap(attend)(query, key, value)
+
+    pad = [(0, 0), (0, 0), (0, 0), (0, -k % _LANES)]
+    parts = [jnp.pad(x, pad) for x in (query_BxHxLxK, key_BxGxLxK, value_BxGxLxK)]
+    return sharding.on_each_device(local, (_AXES,) * 3, _AXES)(*parts)[..., :k]
+
+
+def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    rows = [x.swapaxes(1, 2) for x in (query, key, value)]
+    mixed = jax.nn.dot_product_attention(*rows, scale=1.0, is_causal=True, implementation="cudnn")
+    return mixed.swapaxes(1, 2)
