@@ -39,7 +39,8 @@ class Checkpoints:
 
     Args:
         directory: on a disk that every process sees.
-        kept: steps that stay when newer ones are saved, beside the last two; by default all do.
+        kept: of a run that trains, steps that stay when newer ones are saved, beside the last
+            two; what an earlier process did not save to its end is removed.  By default all stay.
     """
 
     def __init__(self, directory: Path, kept: Collection[int] | None = None) -> None:
@@ -48,9 +49,15 @@ class Checkpoints:
             [policies.LatestN(recent), policies.CustomSteps([*(kept or ())])]
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy, create=True, enable_async_checkpointing=True
+            preservation_policy=policy,
+            create=True,
+            enable_async_checkpointing=True,
+            cleanup_tmp_directories=kept is not None,
         )
         self.directory = directory
+        if kept is not None and sharding.is_primary():
+            for partial in sorted(directory.glob(f"*{_PARTIAL}*")):
+                print(f"{partial}: was not saved to its end: removed", file=sys.stderr)
         with self._writing():
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
@@ -109,10 +116,6 @@ class Checkpoints:
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest step that is whole; corrupt ones are named and set aside.  None if none is."""
-        if sharding.is_primary():
-            for partial in sorted(self.directory.glob(f"*{_PARTIAL}*")):
-                said = f"{partial}: was not saved to its end: left out"
-                print(said, file=sys.stderr)
         for step in reversed(self.steps()):
             try:
                 return self.restore(abstract_state, step)

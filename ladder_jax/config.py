@@ -36,7 +36,10 @@ _CHOICES = {
 }
 # How a run is computed, and where: its numbers depend on it by rounding only, so a run may go on
 # under other values.
-EXECUTION = ("mesh", "model.scan_layers", "model.remat", "model.attention", "data.workers")
+EXECUTION = (
+    "mesh", "model.scan_layers", "model.remat", "model.attention", "model.loss_chunk",
+    "data.workers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class ModelConfig:
             Parameters, moments, norms, softmax and losses are float32 always.
         attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU) or `auto`: fused where
             there is one.
+        loss_chunk: tokens on a device whose logits training holds at once; 0 holds all.
     """
 
     d_model: int = 768
@@ -77,6 +81,7 @@ class ModelConfig:
     remat: str = "none"
     dtype: str = "auto"
     attention: str = "auto"
+    loss_chunk: int = 512
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -84,8 +89,8 @@ class ModelConfig:
             _require(value in known, f"model.{name} {value!r} is none of {', '.join(known)}")
         for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive")
-        _require(self.n_kv_heads >= 0, "model.n_kv_heads must not be negative")
-        _require(self.init_std >= 0, "model.init_std must not be negative")
+        for name in ("n_kv_heads", "init_std", "loss_chunk"):
+            _require(getattr(self, name) >= 0, f"model.{name} must not be negative")
         _require(self.d_model % self.n_heads == 0, "model.n_heads must divide model.d_model")
         _require(self.head_dim % 2 == 0, "model.d_model / model.n_heads must be even (RoPE)")
         _require(self.n_heads % self.kv_heads == 0, "model.n_kv_heads must divide model.n_heads")

@@ -10,6 +10,7 @@ import time
 from fitting.table import InputError
 
 PATIENCE_S = 300
+_REPLY_S = 10
 
 
 def initialize(
@@ -18,7 +19,9 @@ def initialize(
     process_id: int | None = None,
     timeout_s: int | None = None,
 ) -> None:
-    """Joins the processes of a run; does nothing where there is only one.  Call it before JAX is used.
+    """Joins the processes of a run; does nothing where there is only one.
+
+    Call it before JAX is used.
 
     Without arguments the environment tells: `LADDER_COORDINATOR`, `LADDER_PROCESS_COUNT` and
     `LADDER_PROCESS_ID`; a Slurm step of several tasks; Open MPI; a TPU host, or a GKE pod with one.
@@ -53,45 +56,73 @@ def initialize(
 def _join(coordinator: str | None, count: int | None, index: int | None, timeout: int) -> None:
     import jax
 
-    where = coordinator or "the coordinator of this cluster"
     if coordinator is not None and count is not None and index is not None:
-        if not 0 <= index < count:
-            raise InputError(f"--process-id {index} must lie in 0 to {count - 1}")
-        _check_address(coordinator, listens=index == 0, timeout=timeout)
+        _meet(coordinator, count, index, timeout)
     try:
-        jax.distributed.initialize(
-            coordinator,
-            count,
-            index,
-            initialization_timeout=timeout,
-        )
-    except Exception as e:  # of JAX's runtime; bare RuntimeErrors and its own
+        jax.distributed.initialize(coordinator, count, index, initialization_timeout=timeout)
+    except Exception as e:  # of JAX's runtime, or of what tells it of the cluster
         said = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
         raise InputError(
-            f"no connection with the other processes through {where} within {timeout} s ({said}): "
-            "start all of them with one --coordinator and --process-count"
+            f"the processes of this cluster do not find one another within {timeout} s ({said}): "
+            "give --coordinator, --process-count and --process-id"
         ) from None
 
 
-def _check_address(coordinator: str, listens: bool, timeout: int) -> None:
-    """Complains of what JAX's runtime would answer by aborting the process."""
+def _meet(coordinator: str, count: int, index: int, timeout: int) -> None:
+    """Returns once all processes are there; JAX's runtime would abort where one is missing."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
         raise InputError(f"--coordinator {coordinator!r} is not HOST:PORT")
-    if listens:
-        return
+    if not 0 <= index < count:
+        raise InputError(f"--process-id {index} must lie in 0 to {count - 1}")
     deadline = time.monotonic() + timeout
+    if index:
+        _greet(host, int(port), index, deadline, timeout)
+        return
+    waiting: dict[int, socket.socket] = {}
+    try:
+        with socket.create_server(("", int(port))) as server:
+            while len(waiting) < count - 1:
+                server.settimeout(max(0.01, deadline - time.monotonic()))
+                guest, _ = server.accept()
+                guest.settimeout(_REPLY_S)
+                name = guest.recv(16)
+                if name.isdigit() and 0 < int(name) < count:
+                    waiting[int(name)] = guest
+        for guest in waiting.values():
+            guest.sendall(b"go")
+    except TimeoutError:
+        late = [i for i in range(1, count) if i not in waiting]
+        raise InputError(
+            f"process {late[0]} of {count} did not come to {coordinator} within {timeout} s: "
+            "start all of them with one --coordinator and --process-count"
+        ) from None
+    except OSError as e:
+        raise InputError(
+            f"--coordinator {coordinator}: process 0 cannot listen there ({e.strerror}): name a "
+            "free port of this host"
+        ) from None
+    finally:
+        for guest in waiting.values():
+            guest.close()
+
+
+def _greet(host: str, port: int, index: int, deadline: float, timeout: int) -> None:
     while True:
+        left = deadline - time.monotonic()
         try:
-            socket.create_connection((host, int(port)), timeout=2).close()
-            return
+            with socket.create_connection((host, port), timeout=max(0.01, min(left, 2))) as server:
+                server.sendall(str(index).encode())
+                server.settimeout(max(0.01, left))
+                if server.recv(2) == b"go":
+                    return
         except OSError as e:
-            if time.monotonic() > deadline:
+            if left < 0:
                 raise InputError(
-                    f"nobody answers at --coordinator {coordinator} within {timeout} s "
+                    f"nobody answers at --coordinator {host}:{port} within {timeout} s "
                     f"({e.strerror or e}): start process 0 there"
                 ) from None
-            time.sleep(0.5)
+        time.sleep(0.2)
 
 
 def _several_are_meant() -> bool:

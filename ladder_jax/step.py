@@ -17,6 +17,7 @@ from ladder_jax.config import OptimConfig, RunConfig
 from ladder_jax.data.pipeline import PADDING
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
+from ladder_jax.models.loss import summed_loss
 
 
 class TrainState(NamedTuple):
@@ -44,11 +45,14 @@ def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: An
         params: decoder.Params, batch_BxL: jax.Array, n: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         inputs, targets = jnp.maximum(batch_BxL[:, :-1], 0), batch_BxL[:, 1:]
-        nats, normaliser = heldout.token_nats(decoder.bind(model, params)(inputs), targets)
-        counted = targets != PADDING
-        loss = jnp.sum(jnp.where(counted, nats, 0.0)) / n
-        z_loss = jnp.sum(jnp.where(counted, normaliser**2, 0.0)) / n
-        return loss + constants.z_loss * z_loss, loss
+        weight = jnp.where(targets != PADDING, 1 / n, 0.0)
+        bound = decoder.bind(model, params)
+        if model.loss_chunk:
+            hidden, head = bound.hidden(inputs), bound.head[...]
+            return summed_loss(hidden, head, targets, weight, constants.z_loss, model.loss_chunk)
+        nats, normaliser = heldout.token_nats(bound(inputs), targets)
+        loss = jnp.sum(weight * nats)
+        return loss + constants.z_loss * jnp.sum(weight * normaliser**2), loss
 
     def gradients(params: decoder.Params, batch_AxBxL: jax.Array) -> tuple[jax.Array, Any]:
         """Loss and its gradients, summed over the micro-batches."""

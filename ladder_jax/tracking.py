@@ -42,21 +42,33 @@ def read(run_directory: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to a run's log; opened at a step, it first drops what was logged beyond it."""
+    """Appends to a run's log, and for TensorBoard to `tensorboard/`.
+
+    Opened at a step, it first drops what was logged beyond it.
+    """
 
     def __init__(self, run_directory: Path, step: int) -> None:
+        import tensorboardX
+
         kept = [row for row in read(run_directory) if row["step"] <= step]
         self.cpu_s = kept[-1]["cpu_s"] if kept else 0.0
         text = "".join(json.dumps(row) + "\n" for row in kept)
         path = run_directory / METRICS_FILE
         write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
         self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+        self._board = tensorboardX.SummaryWriter(
+            str(run_directory / "tensorboard"), purge_step=step + 1
+        )
 
     def write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            if name != "step":
+                self._board.add_scalar(f"train/{name}", value, row["step"])
 
     def close(self) -> None:
         self._file.close()
+        self._board.close()
 
 
 @contextlib.contextmanager

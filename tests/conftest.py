@@ -1,12 +1,20 @@
 """Eight simulated devices, strict ranks, and where the public measurements may be found."""
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and processes of tests share compiles
+    _compiled = tempfile.mkdtemp(prefix="ladder-xla-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    atexit.register(shutil.rmtree, _compiled, ignore_errors=True)
 
 import jax
 import pytest

@@ -27,7 +27,7 @@ from ladder_jax.eval import store
 from ladder_jax.tracking import read
 from tests.test_data import story
 
-COMMAND = [sys.executable, "-m", "ladder_jax.cli", "train"]
+COMMAND = [sys.executable, "-m", "ladder_jax.cli"]
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def run(tmp_path_factory):
     for i in range(12):
         (folder / f"{i}.txt").write_text(story(i), encoding="utf-8")
     return RunConfig(
-        n_steps=240,
+        n_steps=120,
         batch_seqs=8,
-        checkpoint_every=80,
+        checkpoint_every=40,
         model=ModelConfig(
             d_model=32, n_heads=4, n_layers=2, d_ff=64, vocab_size=304, seq_len=16, init_std=0.0
         ),
         data=DataConfig("local", str(folder), vocab_size=300, heldout_fraction=0.25),
         optim=OptimConfig(lr_peak=0.003, warmup_steps=4),
         mesh=MeshConfig(data=-1, fsdp=2),
-        eval=EvalConfig(("cloze4",), n_checkpoints=1, every=120, heldout_tokens=400),
+        eval=EvalConfig(("cloze4",), n_checkpoints=1, every=60, heldout_tokens=400),
     )
 
 
@@ -61,9 +61,14 @@ def free_port():
 
 
 def start(run, directory, cache, n_processes):
-    """`ladder train` in processes of two simulated devices each."""
+    """`ladder train` of a run."""
     config = directory.with_name(f"{directory.name}.json")
     config.write_text(to_json(run), encoding="utf-8")
+    return command(["train", str(config), "--out", str(directory)], cache, n_processes)
+
+
+def command(arguments, cache, n_processes):
+    """`ladder` in processes of two simulated devices each."""
     address, processes = f"127.0.0.1:{free_port()}", []
     env = os.environ | {
         "LADDER_CACHE": str(cache),
@@ -73,8 +78,8 @@ def start(run, directory, cache, n_processes):
     for i in range(n_processes):
         joined = ["--coordinator", address, "--process-count", str(n_processes)]
         joined += ["--process-id", str(i)]
-        command = [*COMMAND, str(config), "--out", str(directory), *joined]
-        processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
+        whole = [*COMMAND, *arguments, *joined]
+        processes.append(subprocess.Popen(whole, env=env, stderr=subprocess.PIPE, text=True))
     return processes
 
 
@@ -115,24 +120,52 @@ def test_a_run_goes_on_with_another_number_of_processes(run, cache, alone, tmp_p
     assert codes == [preemption.EXIT_CODE] * first, said
     assert "told to end; saved" in said[0]
     saved = [int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdecimal()]
-    assert max(saved) < 240
+    assert max(saved) < 120
     codes, said = end(start(run, directory, cache, then))
     assert codes == [0] * then, said
     ours, theirs = losses(directory), losses(alone)
-    assert sorted(ours) == sorted(theirs) == list(range(10, 241, 10))
+    assert sorted(ours) == sorted(theirs) == list(range(10, 121, 10))
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], atol=1e-5)
     assert tracking.is_done(run, directory)
-    a, b = (store.read(tracking.scores_path(d, 240))["loglik"] for d in (directory, alone))
+    a, b = (store.read(tracking.scores_path(d, 120))["loglik"] for d in (directory, alone))
     np.testing.assert_allclose(a, b, atol=1e-3)
     a, b = (
-        json.loads(tracking.eval_path(d, 240, "heldout").read_text()) for d in (directory, alone)
+        json.loads(tracking.eval_path(d, 120, "heldout").read_text()) for d in (directory, alone)
     )
     assert a["values"]["lm_loss"] == pytest.approx(b["values"]["lm_loss"], abs=1e-4)
+
+
+def test_two_processes_score_as_one(alone, cache, tmp_path):
+    task = tmp_path / "mine.jsonl"
+    rows = [
+        {"context": f"{i} and", "choices": [" the people", " a law", " it"], "gold": i % 3}
+        for i in range(40)
+    ]
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = []
+    for n in (1, 2):
+        asked = [
+            "--checkpoint",
+            str(alone),
+            "--tasks",
+            str(task),
+            "--out",
+            str(tmp_path / f"{n}.csv"),
+        ]
+        kept = tmp_path / f"{n}.parquet"
+        codes, said = end(command(["eval", *asked, "--store", str(kept)], cache, n))
+        assert codes == [0] * n, said
+        found.append(store.read(kept)["loglik"])
+        assert (tmp_path / f"{n}.csv").is_file()
+    np.testing.assert_allclose(*found, atol=1e-4)
 
 
 def test_each_process_reads_its_own_rows():
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
     assert sharding.own_rows(2, 8, mesh).tolist() == list(range(8))
+
+
+PORT = free_port()
 
 
 @pytest.mark.parametrize(
@@ -142,6 +175,15 @@ def test_each_process_reads_its_own_rows():
         (
             {"coordinator": "127.0.0.1:1", "process_count": 2, "process_id": 1, "timeout_s": 1},
             "nobody answers at --coordinator 127.0.0.1:1 within 1 s",
+        ),
+        (
+            {
+                "coordinator": f"127.0.0.1:{PORT}",
+                "process_count": 3,
+                "process_id": 0,
+                "timeout_s": 1,
+            },
+            "process 1 of 3 did not come to .* within 1 s",
         ),
         (
             {"coordinator": "nowhere", "process_count": 2, "process_id": 1},
@@ -164,11 +206,3 @@ def test_one_process_needs_no_others(monkeypatch):
     monkeypatch.setenv("LADDER_PROCESS_COUNT", "two")
     with pytest.raises(InputError, match="LADDER_PROCESS_COUNT 'two' is not a whole number"):
         distributed.initialize()
-
-
-def test_a_coordinator_that_nobody_joins_gives_up(tmp_path, run, cache):
-    processes = start(run, tmp_path / "r", cache, 2)
-    processes[1].kill()
-    os.environ["LADDER_JOIN_TIMEOUT"] = "5"
-    processes[0].kill()
-    end(processes)

@@ -140,14 +140,14 @@ MESHES = [
 ]
 
 
-def steps_on(n, **axes):
+def steps_on(n, model=MODEL, **axes):
     """Losses of n steps, gradient norms, and the state after them."""
     config, constants = MeshConfig(**axes), OptimConfig()
     mesh = mesh_of(**{k: v for k, v in axes.items() if k != "micro_seqs"})
     n_micro = sharding.micro_batches(8, config, mesh)
-    state = step.init_state(RunConfig(model=MODEL), mesh)
+    state = step.init_state(RunConfig(model=model), mesh)
     own = sharding.own_rows(n_micro, 8, mesh)
-    function, found = step.make_step(MODEL, constants, mesh), []
+    function, found = step.make_step(model, constants, mesh), []
     schedule = optim.schedule_of(OptimConfig(lr_peak=0.01), 10)
     with sharding.use_mesh(mesh):
         for i in range(n):
@@ -171,6 +171,12 @@ def test_five_steps_on_any_mesh_are_those_of_one_device(axes, on_one_device):
     first, second = (state.moments[1].mu for _, state in (alone, spread))
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"loss_chunk": 0}, {"loss_chunk": 24}, {"scan_layers": True}])
+def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
+    alone, other = on_one_device, steps_on(5, model=replace(MODEL, **change), data=1)
+    np.testing.assert_allclose(other[0], alone[0], atol=1e-5)
 
 
 def test_a_batch_that_does_not_divide_is_refused():

@@ -39,7 +39,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
     distributed.initialize(args.coordinator, args.process_count, args.process_id)
     mesh = sharding.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
-    with preemption.watch(), sharding.use_mesh(mesh):
+    with preemption.watch(), show.by_the_first_process(), sharding.use_mesh(mesh):
         if args.hf:
             directory = hf.locate(args.hf)
             model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
@@ -133,12 +133,18 @@ def _report_overlap(tasks: Sequence[Any], path: str) -> None:
 
 def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
     """Scores, prints, and returns the measurements of what was asked for."""
-    from ladder_jax import measure
+    from ladder_jax import measure, sharding
     from ladder_jax.eval import scoring
 
     names = [questions.tasks[0].name for questions in asked]
     held = scoring.score_into(
-        weights.store, model, weights.params, asked, weights.fingerprint, weights.cells
+        weights.store,
+        model,
+        weights.params,
+        asked,
+        weights.fingerprint,
+        weights.cells,
+        progress=sharding.is_primary(),
     )
     scores = held[held["task"].isin(names)]
     scores.attrs = dict(held.attrs)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from fitting.table import InputError, Problem
 
 _SHOWN_PROBLEMS = 20
+
+
+@contextlib.contextmanager
+def by_the_first_process() -> Iterator[None]:
+    """Leaves what the block prints to the first of several processes."""
+    from ladder_jax import sharding
+
+    if sharding.is_primary():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
 
 def predictions(predictions: Any) -> None:
