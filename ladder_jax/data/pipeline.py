@@ -1,17 +1,18 @@
-"""Tokens packed into sequences in array_record files, and batches read from them through Grain.
+"""A run's data: packed once or built beforehand, and its batches read through Grain, or ahead.
 
-A record is L + 1 token ids: inputs and, shifted by one, targets.  Consecutive records share one
-token, so that every token but the very first is predicted once.  The last record is padded with
--1, which no loss counts.  The batch of a step depends on (seed, step) alone.
+The batch of a step depends on (seed, step) alone, and each of its rows can be read for itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,19 @@ from typing import Any
 import grain
 import numpy as np
 import tokenizers
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from absl import flags
 from tokenizers import Tokenizer
 
 from fitting.table import InputError
+from ladder_jax import processes
 from ladder_jax.config import DataConfig
-from ladder_jax.data import sources
+from ladder_jax.data import built, sources
+from ladder_jax.data.shards import PADDING, Records, Writer, encode, pack
 from ladder_jax.data.sources import Document
-from ladder_jax.data.tokenizer import END_OF_TEXT, load, train_bpe
+from ladder_jax.data.tokenizer import load, train_bpe
 
-PADDING = -1
+__all__ = ["PADDING", "Packed", "PackedInfo", "pack", "prepare", "read_ahead"]
+
 _ENCODE_AT_ONCE = 512
 _FORMAT = 1  # of the packed files; a change makes them anew
 
@@ -56,10 +60,11 @@ class PackedInfo:
 
 @dataclass(frozen=True)
 class Packed:
-    """A packed dataset on disk, and its tokenizer."""
+    """A packed dataset on disk: `train` and `heldout` records, and the tokenizer."""
 
     directory: Path
     info: PackedInfo
+    parts: dict[str, Records]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -67,62 +72,87 @@ class Packed:
 
     def sequences(self, part: str) -> grain.MapDataset:
         """All records of `train` or `heldout` in order, each int32 of shape (L + 1,)."""
-        source: Any = grain.sources.ArrayRecordDataSource(
-            str(self.directory / f"{part}.array_record")
-        )
-        return grain.MapDataset.source(source).map(_decode)
+        records = self.parts[part]
+        return grain.MapDataset.range(len(records)).map(lambda i: records.read([i])[0])
 
     def batches(
         self, batch_seqs: int, seed: int, rows: Sequence[int] | None = None
     ) -> grain.MapDataset:
-        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1), or its `rows`.
+        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1).
 
         Each epoch is a new permutation; a batch may straddle two epochs.
+
+        Args:
+            batch_seqs: B, sequences of a batch.
+            seed: of the permutations.
+            rows: of each batch, those that are wanted and read; (len(rows), L + 1).  All by
+                default.
         """
-        reader = ArrayRecordReader(str(self.directory / "train.array_record"))
-        index = grain.MapDataset.range(reader.num_records()).seed(seed).shuffle().repeat()
+        records = self.parts["train"]
+        order: Any = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
+        wanted = range(batch_seqs) if rows is None else [int(row) for row in rows]
         # One read a batch: a record at a time costs a call through Grain each.
-        own = slice(None) if rows is None else np.asarray(rows)
-        return index.batch(batch_seqs).map(
-            lambda i: np.stack([_decode(record) for record in reader.read(i[own].tolist())])
+        return grain.MapDataset.range(len(order) // batch_seqs).map(
+            lambda step: records.read(order[step * batch_seqs + row] for row in wanted)
         )
 
 
-def read_ahead(batches: grain.MapDataset, start: int, workers: int) -> Iterator[np.ndarray]:
-    """Batches from `start` on."""
-    step = start
-    while True:
-        yield batches[step]
-        step += 1
+def read_ahead(
+    batches: grain.MapDataset, start: int, workers: int
+) -> Generator[np.ndarray, None, None]:
+    """Batches `start`, `start + 1`, ... of `Packed.batches`; close it (`contextlib.closing`).
+
+    Args:
+        batches: by step.
+        start: the first step.
+        workers: processes that read, each two batches ahead; 0 reads in this process when asked.
+    """
+    reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    stream = batches[start:].to_iter_dataset(reading)
+    if workers:
+        if not flags.FLAGS.is_parsed():  # Grain reads some, and ours is no program of absl
+            flags.FLAGS.mark_as_parsed()
+        options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+        begin = functools.partial(_begin_reader, os.getpid())
+        stream = stream.mp_prefetch(options, worker_init_fn=begin)
+    with contextlib.closing(iter(stream)) as iterator:
+        yield from iterator
+
+
+def _begin_reader(parent: int, worker: int, n_workers: int) -> None:
+    """No life without the parent, whatever ends it."""
+    processes.live_with(parent)
 
 
 def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
     """Reads, splits, tokenises and packs a corpus; finds it in the cache the second time.
 
+    What `ladder data build` made is opened where it lies.
+
     Raises:
-        InputError: see `sources.load` and `train_bpe`.
+        InputError: see `built.Index.open`, `sources.load` and `train_bpe`.
     """
+    if config.source == sources.BUILT:
+        return _open_built(config, seq_len)
     corpus = sources.load(config)
     made_of = (_FORMAT, tokenizers.__version__, corpus.fingerprint, config.vocab_size, seq_len)
     key = hashlib.sha256(repr(made_of).encode()).hexdigest()[:16]
     directory = cache / "packed" / key
     if (directory / "info.json").is_file():
-        return Packed(directory, PackedInfo(**json.loads((directory / "info.json").read_text())))
+        return _open(directory)
     tokenizer = train_bpe(corpus.train, config.vocab_size, cache)
     partial = directory.with_name(f".{key}-{uuid.uuid4().hex}")
     try:
         partial.mkdir(parents=True)
         tokenizer.save(str(partial / "tokenizer.json"))
-        n_sequences, n_tokens = {}, {}
-        for part, documents in (("train", corpus.train), ("heldout", corpus.heldout)):
-            stream = encode(documents, tokenizer)
-            records = pack(stream, seq_len)
-            _write(records, partial / f"{part}.array_record")
-            n_sequences[part], n_tokens[part] = len(records), len(stream) - 1
+        parts = {
+            part: _write(documents, tokenizer, seq_len, _file(partial, part))
+            for part, documents in (("train", corpus.train), ("heldout", corpus.heldout))
+        }
         info = PackedInfo(
             seq_len=seq_len,
-            n_sequences=n_sequences,
-            n_tokens=n_tokens,
+            n_sequences={part: writer.n_records for part, writer in parts.items()},
+            n_tokens={part: writer.n_tokens for part, writer in parts.items()},
             heldout_bytes=sum(len(d.text.encode()) for d in corpus.heldout),
             vocab_size=tokenizer.get_vocab_size(),
             fingerprint=_fingerprint(corpus.fingerprint, tokenizer),
@@ -137,39 +167,50 @@ def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
         raise InputError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Packed(directory, info)
+    return _open(directory)
+
+
+def _file(directory: Path, part: str) -> Path:
+    return directory / f"{part}.array_record"
+
+
+def _open(directory: Path) -> Packed:
+    info = PackedInfo(**json.loads((directory / "info.json").read_text()))
+    counts = info.n_sequences.items()
+    return Packed(
+        directory, info, {part: Records.of_file(_file(directory, part), n) for part, n in counts}
+    )
+
+
+def _open_built(config: DataConfig, seq_len: int) -> Packed:
+    index = built.Index.open(config.path)
+    for name, mine, theirs in (
+        ("model.seq_len", seq_len, index.seq_len),
+        ("data.vocab_size", config.vocab_size, index.vocab_size),
+    ):
+        if mine != theirs:
+            raise InputError(f"{config.path}: was built with {name} {theirs}, the run has {mine}")
+    info = PackedInfo(
+        seq_len=seq_len,
+        n_sequences={part: len(records) for part, records in index.parts.items()},
+        n_tokens=index.n_tokens,
+        heldout_bytes=index.heldout_bytes,
+        vocab_size=index.vocab_size,
+        fingerprint=index.fingerprint,
+    )
+    return Packed(index.directory, info, index.parts)
 
 
 def _fingerprint(text: str, tokenizer: Tokenizer) -> str:
     return hashlib.sha256(f"{text} {tokenizer.to_str()}".encode()).hexdigest()
 
 
-def encode(documents: Sequence[Document], tokenizer: Tokenizer) -> np.ndarray:
-    """All documents as one stream of ids, an end of text before the first and after each."""
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    pieces = [np.array([end], np.int32)]
+def _write(documents: Sequence[Document], tokenizer: Tokenizer, seq_len: int, path: Path) -> Writer:
+    """Packs all documents as one stream, an end of text before the first and after each."""
+    writer = Writer(path, seq_len, tokenizer)
     for i in range(0, len(documents), _ENCODE_AT_ONCE):
         texts = [d.text for d in documents[i : i + _ENCODE_AT_ONCE]]
-        for encoding in tokenizer.encode_batch(texts, add_special_tokens=False):
-            pieces.append(np.array([*encoding.ids, end], np.int32))
-    return np.concatenate(pieces)
-
-
-def pack(stream: np.ndarray, seq_len: int) -> np.ndarray:
-    """Cuts a stream of M ids into int32 records of shape (ceil((M - 1) / L), L + 1)."""
-    n_records = -(-(len(stream) - 1) // seq_len)
-    padded = np.full(n_records * seq_len + 1, PADDING, np.int32)
-    padded[: len(stream)] = stream
-    starts = np.arange(n_records) * seq_len
-    return padded[starts[:, None] + np.arange(seq_len + 1)]
-
-
-def _write(records: np.ndarray, path: Path) -> None:
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for record in records:
-        writer.write(record.astype("<i4").tobytes())
+        for ids in encode(texts, tokenizer):
+            writer.add(ids)
     writer.close()
-
-
-def _decode(record: bytes) -> np.ndarray:
-    return np.frombuffer(record, "<i4")
+    return writer

@@ -10,13 +10,15 @@ import importlib.util
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fitting.table import InputError
 from ladder_jax.config import DataConfig
+
+BUILT = "built"  # the source that `ladder data build` made: split, tokenised and packed already
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,18 @@ class Corpus:
 
 
 def load(config: DataConfig) -> Corpus:
-    """Reads the source and splits it.
+    """Reads the source and splits it; of what was built beforehand, held-out documents alone.
 
     Raises:
         InputError: unknown source, no text found, or too few documents to hold any out.
     """
+    if config.source == BUILT:
+        from ladder_jax.data import built
+
+        return Corpus((), tuple(Document(*named) for named in built.heldout_texts(config.path)))
     if config.source not in SOURCES:
-        raise InputError(f"data.source {config.source!r} is unknown: use {', '.join(SOURCES)}")
+        known = ", ".join((*SOURCES, BUILT))
+        raise InputError(f"data.source {config.source!r} is unknown: use {known}")
     documents = [d for d in SOURCES[config.source](config) if d.text.strip()]
     if not documents:
         raise InputError(f"data.path {config.path!r}: no text found; check path and text_field")
@@ -123,36 +130,61 @@ def _jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            text = json.loads(line)[field]
-        except (ValueError, KeyError, TypeError):
-            raise InputError(f"{path}: row {number}: no JSON object with {field!r}") from None
-        if not isinstance(text, str) or re.search(r"[\ud800-\udfff]", text):
-            raise InputError(f"{path}: row {number}: {field!r} holds no valid text")
-        yield Document(f"{name}:{number}", text)
+        yield Document(f"{name}:{number}", text_of(line, field, f"{path}: row {number}"))
+
+
+def text_of(line: str | bytes, field: str, where: str) -> str:
+    """The text that one line of JSONL holds.
+
+    Raises:
+        InputError: it holds none; begins with `where`.
+    """
+    try:
+        text = json.loads(line)[field]
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{where}: no JSON object with {field!r}") from None
+    if not isinstance(text, str) or re.search(r"[\ud800-\udfff]", text):
+        raise InputError(f"{where}: {field!r} holds no valid text")
+    return text
 
 
 def _tfds(config: DataConfig) -> Iterator[Document]:
     """A prepared TFDS dataset by name, `name:version` or directory, read without TensorFlow."""
+    parts: Any = tfds_builder(config.path).as_data_source()
+    for part in sorted(parts):
+        for i, example in enumerate(parts[part]):
+            yield Document(f"{part}:{i}", text_in(example, config.text_field, config.path))
+
+
+def tfds_builder(path: str) -> Any:
+    """The builder of a TFDS dataset (name, `name:version` or directory), prepared.
+
+    Raises:
+        InputError: TFDS knows no such dataset, or cannot prepare it.
+    """
     import tensorflow_datasets as tfds
 
     try:
-        if Path(config.path).is_dir():
-            builder = tfds.builder_from_directory(config.path)
-        else:
-            builder = tfds.builder(config.path)
-            builder.download_and_prepare(file_format="array_record")
-        parts: Any = builder.as_data_source()
+        if Path(path).is_dir():
+            return tfds.builder_from_directory(path)
+        builder = tfds.builder(path)
+        builder.download_and_prepare(file_format="array_record")
+        return builder
     except Exception as e:
         said = str(e).strip().splitlines() or [type(e).__name__]
-        raise InputError(f"data.path {config.path!r}: TFDS cannot read it: {said[0]}") from None
-    for part in sorted(parts):
-        for i, example in enumerate(parts[part]):
-            if config.text_field not in example:
-                fields = ", ".join(sorted(example))
-                raise InputError(f"data.text_field {config.text_field!r}: the fields are {fields}")
-            text = example[config.text_field]
-            yield Document(f"{part}:{i}", text.decode() if isinstance(text, bytes) else str(text))
+        raise InputError(f"data.path {path!r}: TFDS cannot read it: {said[0]}") from None
+
+
+def text_in(example: Mapping[str, Any], field: str, where: str) -> str:
+    """The text of one example of a dataset.
+
+    Raises:
+        InputError: it has no such field; begins with `where`.
+    """
+    if field not in example:
+        raise InputError(f"{where}: no text_field {field!r}: the fields are {', '.join(example)}")
+    text = example[field]
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def _olmes_train(config: DataConfig) -> Iterator[Document]:

@@ -1,0 +1,20 @@
+"""What child processes share: none outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+_POLL_S = 0.2
+
+
+def live_with(parent: int) -> None:
+    """Ends this process, from now on, when its parent does; `parent` is that one's process id."""
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+
+
+def _die_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(1)
