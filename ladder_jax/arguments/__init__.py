@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 
-from ladder_jax.arguments import evals, forecasts, runs
+from ladder_jax.arguments import compile, data, evals, forecasts, runs
 from ladder_jax.arguments.parsing import Parser
 
 
@@ -30,6 +30,6 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
         sub.set_defaults(run=commands[name])
         return sub
 
-    for group in (runs, evals, forecasts):
+    for group in (runs, data, evals, forecasts, compile):
         group.add(command)
     return top

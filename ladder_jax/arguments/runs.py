@@ -13,7 +13,8 @@ def add(command: Command) -> None:
 
     run = command(
         "run", "From text to a forecast: train a ladder, forecast its targets, compare. "
-        "Ray and Slurm need DIR on a disk that all nodes share.",
+        "Ray and Slurm need DIR on a disk that all nodes share. --data.KEY and --mesh.KEY "
+        "override the config of all runs.",
         "ladder run quickstart --out quickstart\n"
         "  ladder run task_ladders --out /shared/ladder --executor ray --resources tpu=v5p-128\n"
         "  ladder run task_ladders --out /shared/ladder --executor slurm \\\n"
@@ -21,6 +22,8 @@ def add(command: Command) -> None:
     )  # fmt: skip
     run.add_argument("experiment", help="a folder of experiments/, such as quickstart")
     run.add_argument("--out", required=True, metavar="DIR")
+    run.add_argument("--no-targets", action="store_true",
+                     help="train and measure the ladder alone")  # fmt: skip
     run.add_argument("--executor", choices=("local", "ray", "slurm"), default="local",
                      help="processes of this machine, tasks of a Ray cluster, a Slurm job array "
                      "(extra: launch)")  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from fitting.table import InputError
 from ladder_jax.arguments import parser
-from ladder_jax.cli import advice, evals, forecasts, models, runs, tables
+from ladder_jax.cli import advice, compile, data, evals, forecasts, models, runs, tables
 from ladder_jax.preemption import EXIT_CODE, Preempted
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 only on success."""
     top = parser(_COMMANDS)
     args, extra = top.parse_known_args(arguments)
-    if extra and args.command != "train":
+    if extra and args.command not in ("train", "run"):
         top.error(f"unrecognized arguments: {' '.join(extra)}")
     args.overrides = extra
     try:
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 _COMMANDS = {
     "plan": runs.plan,
     "download": tables.download,
+    "data": data.build,
     "run": runs.run,
     "status": runs.status,
     "train": runs.train,
@@ -51,4 +52,5 @@ _COMMANDS = {
     "score": forecasts.score,
     "backtest": advice.backtest,
     "next": advice.next_run,
+    "compile": compile.compile_step,
 }

@@ -47,23 +47,38 @@ def run(args: argparse.Namespace) -> None:
         raise InputError("--out must name a directory")
     experiment, out = _experiment(args.experiment), Path(args.out)
     ladder = experiment.LADDER
-    grid, targets = ladder.runs(), [target.run for target in ladder.targets.values()]
-    runs, withheld = [*grid, *targets], {run.name for run in targets}
-    executor = _executor(args, out, {run.size for run in runs})
+    grid = _overridden(ladder.runs(), args.overrides)
+    targets = _overridden([target.run for target in ladder.targets.values()], args.overrides)
+    executor = _executor(args, out, {run.size for run in [*grid, *targets]})
     if targets:
         _check_blind(experiment, targets, out)
+    runs = grid if args.no_targets else [*grid, *targets]
     _check_data(runs, out)
     with executor, launch.held(out):
-        manifest = launch.claim_manifest(args.experiment, runs, out)
-        launch.execute(runs, out, executor, withheld)
+        manifest = launch.claim_manifest(args.experiment, [*grid, *targets], out)
+        launch.execute(runs, out, executor, withheld={run.name for run in targets})
         frame = _measure_runs(runs, out)
-        if not targets:
+        if not targets or args.no_targets:
             return
         forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
         print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
         launch.execute(targets, out, executor)
         frame = _measure_runs(runs, out)
         _report_targets(experiment, forecasts, controls, frame, lock, out)
+
+
+def _overridden(runs: list[Any], overrides: list[str]) -> list[Any]:
+    """Runs under what the command line says of data and machines; the rest is the experiment's."""
+    from ladder_jax import config
+
+    allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
+    for text in overrides:
+        if text.startswith("--") and not text.startswith(allowed):
+            raise InputError(
+                f"{text}: ladder run changes --data.*, --mesh.* and how models are computed alone; "
+                "the rest is the experiment's config"
+            )
+    return [config.override(run, overrides) for run in runs]
 
 
 def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
@@ -208,24 +223,15 @@ def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> tuple[Any, list[
 
 def status(args: argparse.Namespace) -> None:
     """Prints how far the runs of an experiment are."""
-    import rich
-
     from ladder_jax import launch
-    from ladder_jax.config import config_hash
 
     out = Path(args.directory)
-    manifest = launch.read_manifest(out)
-    runs = _runs(manifest["experiment"])
-    if {run.name: config_hash(run) for run in runs} != manifest["runs"]:
-        raise InputError(
-            f"{out}: the config of experiment {manifest['experiment']} has changed since: put it "
-            "back, or use another directory"
-        )
+    experiment, runs = launch.read_manifest(out)
     if args.json:
         rows = [launch.progress(run, launch.run_directory(out, run)) for run in runs]
-        print(json.dumps({"experiment": manifest["experiment"], "runs": rows}, indent=2))
+        print(json.dumps({"experiment": experiment, "runs": rows}, indent=2))
     else:
-        rich.print(launch.status_table(runs, out))
+        launch.console().print(launch.status_table(runs, out))
 
 
 def train(args: argparse.Namespace) -> None:

@@ -1,0 +1,29 @@
+"""The grid: independent runs on this machine, on a Ray cluster or under Slurm.
+
+A manifest names the runs by the hash of their configs.  A run is done when its last checkpoint is
+committed and measured; starting again takes up whatever is not, with any executor.
+"""
+
+from ladder_jax.launch.executor import Demands, Ended, Executor, Job
+from ladder_jax.launch.grid import execute, train_all
+from ladder_jax.launch.local import Local, default_workers
+from ladder_jax.launch.manifest import claim_manifest, held, read_manifest, run_directory
+from ladder_jax.launch.status import console, progress, status_table
+
+__all__ = [
+    "Demands",
+    "Ended",
+    "Executor",
+    "Job",
+    "Local",
+    "claim_manifest",
+    "console",
+    "default_workers",
+    "execute",
+    "held",
+    "progress",
+    "read_manifest",
+    "run_directory",
+    "status_table",
+    "train_all",
+]

@@ -1,0 +1,125 @@
+"""Who was and is at work on a run: `attempts.jsonl`, and signs of life.
+
+The process that works on a run appends a row when it begins, keeps the file locked and, since a
+lock may not be seen from another machine, its time fresh.  Whoever started it appends how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fitting.table import InputError
+from ladder_jax import preemption
+
+FILE = "attempts.jsonl"
+_BEAT_S = 15.0
+_STALE_S = 120.0  # without a beat from another machine, nobody is at work there
+_PATIENCE_S = 15.0  # a killed process's lock is free at once; a live one keeps it
+
+
+@contextlib.contextmanager
+def record(directory: Path) -> Iterator[None]:
+    """Logs that this process works on the run, and shows it until the end of the block.
+
+    Raises:
+        InputError: another process does, or the directory cannot be written.
+    """
+    path, over = directory / FILE, threading.Event()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+    except OSError as e:
+        raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
+    with file:
+        deadline = time.monotonic() + _PATIENCE_S
+        while not _try_lock(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                raise InputError(f"{directory}: another process is at work on it")
+            time.sleep(0.2)
+        _append(directory, {"began": _now(), "node": this_node(), "host": socket.gethostname(),
+                            "pid": os.getpid()})  # fmt: skip
+        threading.Thread(target=_beat, args=(path, over), daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def end(directory: Path, code: int | None, reason: str) -> None:
+    """Logs how the last attempt ended; see `executor.Ended`."""
+    with contextlib.suppress(OSError):
+        directory.mkdir(parents=True, exist_ok=True)
+        _append(directory, {"ended": _now(), "code": code, "reason": reason})
+
+
+def read(directory: Path) -> list[dict[str, Any]]:
+    """All rows, oldest first; a line cut by a kill is left out."""
+    path, rows = directory / FILE, []
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def is_alive(directory: Path, rows: list[dict[str, Any]]) -> bool:
+    """Whether a process works on the run; `rows` are those of `read`."""
+    if _is_locked(directory / FILE) or _is_locked(directory / ".lock"):
+        return True
+    if not rows or "ended" in rows[-1] or rows[-1].get("host") == socket.gethostname():
+        return False
+    return time.time() - (directory / FILE).stat().st_mtime < _STALE_S
+
+
+def failure(rows: list[dict[str, Any]]) -> str | None:
+    """Why the last attempt failed; None if it did not."""
+    last = rows[-1] if rows else {}
+    if last.get("code") in (None, 0, preemption.EXIT_CODE):
+        return None
+    return str(last.get("reason") or f"exit status {last['code']}")
+
+
+def this_node() -> str:
+    """The name of this machine, or of the part of it that a launcher calls a node."""
+    return os.environ.get("LADDER_NODE") or socket.gethostname()
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except OSError:
+        return False
+
+
+def _try_lock(file: Any, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+
+
+def _append(directory: Path, row: dict[str, Any]) -> None:
+    with open(directory / FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def _beat(path: Path, over: threading.Event) -> None:
+    while not over.wait(_BEAT_S):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

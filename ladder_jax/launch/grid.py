@@ -1,0 +1,161 @@
+"""All runs of a grid through one executor: what is to do, again what was cut off, what failed."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+
+import rich.live
+
+from fitting.table import InputError
+from ladder_jax import tracking
+from ladder_jax.config import RunConfig
+from ladder_jax.launch import attempts, status
+from ladder_jax.launch.executor import Ended, Executor, Job
+from ladder_jax.launch.local import Local
+from ladder_jax.launch.manifest import run_directory
+from ladder_jax.models import counts
+from ladder_jax.preemption import EXIT_CODE, Preempted
+
+_POLL_S = 0.5
+_PLAIN_REFRESH_S = 30.0
+_LOSSES = 3  # of one run without a step gained: then the fault is the run's, not the machine's
+_ARRIVAL_S = 90.0  # shared file systems may show another machine's files late
+
+
+def train_all(
+    runs: Sequence[RunConfig],
+    out: Path,
+    cache: Path,
+    workers: int,
+    withheld: Collection[str] = (),
+) -> None:
+    """`execute` in `workers` processes of this machine; `cache` holds text made ready."""
+    with Local(workers, cache) as executor:
+        execute(runs, out, executor, withheld)
+
+
+def execute(
+    runs: Sequence[RunConfig], out: Path, executor: Executor, withheld: Collection[str] = ()
+) -> None:
+    """Trains and scores all runs that are not done, and shows one live table of them.
+
+    A run that was preempted, or lost its process or machine, is started again; one that fails is
+    not, and the others go on.
+
+    Args:
+        runs: of the grid.
+        out: the experiment's directory.
+        executor: entered.
+        withheld: names of runs that are trained but not scored.
+
+    Raises:
+        InputError: a run's directory belongs to another config; or some runs failed, and the
+            others were finished first.
+        Preempted: this process was told to end (SIGTERM); all jobs have saved and ended.
+    """
+    for run in runs:
+        tracking.check_directory(run, run_directory(out, run))
+    jobs = [Job(run, run_directory(out, run), run.name not in withheld) for run in runs]
+    todo = sorted((job for job in jobs if not _is_there(job)), key=_cost, reverse=True)
+    open_jobs, failures, losses = {job.run.name for job in todo}, {}, _Losses()
+    with _told_to_end() as told, _table(runs, out) as draw:
+        executor.submit(todo)
+        notified = False
+        while open_jobs:
+            for end in executor.ended(_POLL_S):
+                end = losses.judge(_checked(end))
+                attempts.end(end.job.directory, end.code, end.reason)
+                if end.code in (None, EXIT_CODE) and not told.is_set():
+                    executor.submit([end.job])
+                    continue
+                open_jobs.discard(end.job.run.name)
+                if end.code not in (None, 0, EXIT_CODE):
+                    failures[end.job.run.name] = end.reason
+            if told.is_set() and not notified:
+                executor.notify()
+                notified = True
+            draw(not open_jobs)
+    if told.is_set():
+        raise Preempted
+    if failures:
+        name, reason = next(iter(failures.items()))
+        more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+        raise InputError(f"run {name} failed{more}: {reason}")
+
+
+class _Losses:
+    """Losses of each run since it last gained a step; one too many is a failure."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[int, int]] = {}
+
+    def judge(self, end: Ended) -> Ended:
+        if end.code is not None:
+            return end
+        name, step = end.job.run.name, status.last_step(end.job.directory)
+        before, n = self._of.get(name, (step, 0))
+        n = n + 1 if step <= before else 1
+        self._of[name] = (step, n)
+        if n < _LOSSES:
+            return end
+        why = f" ({end.reason})" if end.reason else ""
+        return Ended(end.job, 1, f"lost {n} times at step {step}{why}; out of memory?")
+
+
+def _checked(end: Ended) -> Ended:
+    """Waits until what an attempt has finished is seen from here."""
+    deadline = time.monotonic() + _ARRIVAL_S
+    while end.code == 0 and not _is_there(end.job):
+        if time.monotonic() > deadline:
+            reason = f"ended, but {end.job.directory} is not finished: is it on a shared disk?"
+            return Ended(end.job, 1, reason)
+        time.sleep(_POLL_S)
+    return end
+
+
+def _is_there(job: Job) -> bool:
+    return (tracking.is_done if job.score else tracking.is_trained)(job.run, job.directory)
+
+
+def _cost(job: Job) -> int:
+    return counts.flops_per_token(job.run.model) * job.run.n_tokens
+
+
+@contextlib.contextmanager
+def _told_to_end() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets, where signals can be taken up."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield told
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _table(runs: Sequence[RunConfig], out: Path) -> Iterator[Callable[[bool], None]]:
+    """A function that redraws the table; on a plain stream it prints now and then, and last."""
+    with rich.live.Live(console=status.console(), auto_refresh=False) as live:
+        every = 2 * _POLL_S if live.console.is_terminal else _PLAIN_REFRESH_S
+        drawn = -every
+
+        def draw(last: bool) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn < every and not last:
+                return
+            drawn = time.monotonic()
+            table = status.status_table(runs, out)
+            if live.console.is_terminal:
+                live.update(table, refresh=True)
+            else:
+                live.console.print(table)
+
+        yield draw

@@ -1,0 +1,184 @@
+"""Runs in worker processes of this machine: one core and one thread each, warm between runs.
+
+Unlike a `ProcessPoolExecutor`, one worker's death costs its own run alone, and a worker that is
+told to end may save first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fitting.table import InputError
+from ladder_jax import compilation, processes
+from ladder_jax.launch import attempts
+from ladder_jax.launch.executor import Ended, Job
+from ladder_jax.preemption import EXIT_CODE, Preempted
+
+_LEAVE_S = 5.0
+
+
+def default_workers() -> int:
+    """One a CPU core; one in all where an accelerator would have to be shared."""
+    accelerators = [*glob.glob("/dev/accel*"), *glob.glob("/dev/nvidia[0-9]*")]
+    if accelerators and os.environ.get("JAX_PLATFORMS") != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+class Local:
+    """See `executor.Executor`.
+
+    Args:
+        workers: processes.
+        cache: of tokenizers, packed text and compiled code.
+    """
+
+    def __init__(self, workers: int, cache: Path) -> None:
+        self._cache = cache
+        self._queue: deque[Job] = deque()
+        self._workers: list[_Worker | None] = [None] * workers
+
+    def __enter__(self) -> Local:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._queue.clear()
+        workers = [worker for worker in self._workers if worker is not None]
+        for worker in workers:
+            worker.pipe.close()  # an idle one ends by itself, and cleans up
+            if worker.job is not None:
+                worker.process.kill()
+        for worker in workers:
+            worker.process.join(_LEAVE_S)
+            worker.process.kill()
+            worker.process.join()
+        self._workers = [None] * len(self._workers)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        self._queue.extend(jobs)
+        self._fill()
+
+    def ended(self, timeout: float) -> list[Ended]:
+        busy = {w.pipe: i for i, w in enumerate(self._workers) if w is not None and w.job}
+        found = []
+        for pipe in multiprocessing.connection.wait(busy, timeout) if busy else ():
+            found.append(self._take(busy[pipe]))  # type: ignore[index]
+        self._fill()
+        return found
+
+    def notify(self) -> None:
+        for worker in filter(None, self._workers):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.process.pid, signal.SIGTERM)  # type: ignore[arg-type]
+
+    def _take(self, i: int) -> Ended:
+        """What worker `i` says of its job; one that died, or was told to end, says no more."""
+        worker = self._workers[i]
+        assert worker is not None
+        assert worker.job is not None
+        job, worker.job = worker.job, None
+        try:
+            code, reason = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            code = EXIT_CODE if worker.process.exitcode == EXIT_CODE else None
+            reason = f"its process ended with status {worker.process.exitcode}"
+        if code in (None, EXIT_CODE):
+            worker.process.join()
+            self._workers[i] = None
+        return Ended(job, code, reason)
+
+    def _fill(self) -> None:
+        for i, worker in enumerate(self._workers):
+            if not self._queue:
+                return
+            if worker is not None and not worker.job and not worker.process.is_alive():
+                worker = None  # told to end while it was idle
+            if worker is None:
+                worker = self._workers[i] = _Worker(i, self._cache)
+            if worker.job is None:
+                worker.give(self._queue.popleft())
+
+
+class _Worker:
+    """A process, the pipe to it, and what it is at."""
+
+    def __init__(self, core: int, cache: Path) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        arguments = (theirs, core, os.getpid(), cache)
+        self.process = context.Process(target=_serve, args=arguments)
+        self.process.start()
+        theirs.close()
+        self.job: Job | None = None
+
+    def give(self, job: Job) -> None:
+        self.job = job
+        with contextlib.suppress(OSError):  # it has just died: `recv` says so
+            self.pipe.send(job)
+
+
+def one_core(environment: Mapping[str, str]) -> dict[str, str]:
+    """What keeps a process to one thread, and to the memory it has, added to its environment."""
+    flags = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    return {
+        "XLA_FLAGS": flags.strip(),
+        "OMP_NUM_THREADS": "1",
+        "PJRT_NPROC": "1",  # XLA's pool; its size decides how sums are split
+    }
+
+
+def end_quietly_when_told() -> None:
+    """SIGTERM ends this process as preempted, where `preemption.watch` is not there to save."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CODE))
+
+
+def _serve(pipe: Any, core: int, parent: int, cache: Path) -> None:
+    """A worker's life: one job after the other."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    end_quietly_when_told()
+    processes.live_with(parent)
+    compilation.hold_memory()
+    compilation.keep(cache)  # what one worker has compiled the next need not
+    if hasattr(os, "sched_setaffinity"):
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[core % len(allowed)]})
+    os.environ.update(one_core(os.environ))
+    while True:
+        try:
+            job = pipe.recv()
+        except EOFError:
+            return
+        code, reason = _attempt(job, cache)
+        pipe.send((code, reason))
+        if code == EXIT_CODE:
+            return
+
+
+def _attempt(job: Job, cache: Path) -> tuple[int, str]:
+    """Exit status and reason of one attempt, as `ladder train` would have them."""
+    try:
+        from ladder_jax.score import train_and_score
+        from ladder_jax.train import train
+
+        with attempts.record(job.directory):
+            (train_and_score if job.score else train)(job.run, job.directory, cache, progress=False)
+    except Preempted:
+        return EXIT_CODE, ""
+    except InputError as e:
+        return 2, str(e)
+    except Exception as e:  # a defect in one run is no reason to lose the others
+        text = (str(e).strip().splitlines() or [""])[0]
+        return 1, f"{type(e).__name__}: {text}"
+    return 0, ""
