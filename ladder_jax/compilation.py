@@ -22,7 +22,8 @@ def hold_memory() -> None:
     """Has glibc hold what is freed: else every large temporary is mapped, and faulted in, anew."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1)):  # mmap and trim thresholds
+        # Thresholds of mmap and of trimming, and one arena: another would map large blocks anew.
+        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-8, 1)):
             mallopt(parameter, value)
 
 

@@ -62,8 +62,8 @@ class ModelConfig:
             outputs of matrix products (`dots`), or all (`full`).
         dtype: of the computation, `float32`, `bfloat16` or `auto`: bfloat16 on accelerators.
             Parameters, moments, norms, softmax and losses are float32 always.
-        attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU) or `auto`: fused where
-            there is one.
+        attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU, blocks on CPU) or
+            `auto`: fused where it can be.
         loss_chunk: tokens on a device whose logits training holds at once; 0 holds all.
     """
 

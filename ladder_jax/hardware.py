@@ -19,7 +19,7 @@ class Chip:
     """Of one JAX device.
 
     Attributes:
-        hbm_bytes: memory.
+        hbm_bytes: memory that programs may take.
         flops: peak per second, dense bfloat16.
     """
 
@@ -27,12 +27,14 @@ class Chip:
     flops: float
 
 
-# cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; NVIDIA's data sheets, dense.
+# Rates: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, NVIDIA's data sheets (dense).  Memory: NVIDIA's
+# data sheets, Google's page for v4; of the other TPUs what libtpu 0.0.42.1 says is available when a
+# program does not fit, a little off the pages' 16, 95 and 32 GB.
 CHIPS = {
     "TPU v4": Chip(32 * _GIB, 275e12),
-    "TPU v5 lite": Chip(16 * _GIB, 197e12),
-    "TPU v5": Chip(95 * _GIB, 459e12),
-    "TPU v6 lite": Chip(32 * _GIB, 918e12),
+    "TPU v5 lite": Chip(round(15.75 * _GIB), 197e12),
+    "TPU v5": Chip(round(95.74 * _GIB), 459e12),
+    "TPU v6 lite": Chip(round(31.25 * _GIB), 918e12),
     "NVIDIA A100": Chip(80 * _GIB, 312e12),
     "NVIDIA H100": Chip(80 * _GIB, 989e12),
     "NVIDIA H200": Chip(141 * _GIB, 989e12),

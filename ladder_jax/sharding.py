@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from fitting.table import InputError
 from ladder_jax.config import MeshConfig, ModelConfig
@@ -49,17 +50,32 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
         InputError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    data = config.data
-    if data == -1:
-        data = max(1, len(devices) // (config.fsdp * config.tensor))
-    shape = (data, config.fsdp, config.tensor)
-    if int(np.prod(shape)) != len(devices):
-        raise InputError(
-            f"mesh {data} x {config.fsdp} x {config.tensor} needs {int(np.prod(shape))} devices, "
-            f"there are {len(devices)}: set mesh.data, mesh.fsdp and mesh.tensor"
-        )
+    shape = _mesh_shape(config, len(devices))
     grid = np.array(devices).reshape(shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def abstract_mesh(config: MeshConfig, n_devices: int) -> AbstractMesh:
+    """The mesh of as many devices that are nowhere: enough to say how things would lie.
+
+    Raises:
+        InputError: the axes do not multiply to the number of devices.
+    """
+    types = (AxisType.Auto,) * len(AXES)
+    return AbstractMesh(_mesh_shape(config, n_devices), AXES, axis_types=types)
+
+
+def _mesh_shape(config: MeshConfig, n_devices: int) -> tuple[int, int, int]:
+    data = config.data
+    if data == -1:
+        data = max(1, n_devices // (config.fsdp * config.tensor))
+    shape = (data, config.fsdp, config.tensor)
+    if math.prod(shape) != n_devices:
+        raise InputError(
+            f"mesh {data} x {config.fsdp} x {config.tensor} needs {math.prod(shape)} devices, "
+            f"there are {n_devices}: set mesh.data, mesh.fsdp and mesh.tensor"
+        )
+    return shape
 
 
 @contextlib.contextmanager
@@ -77,34 +93,34 @@ def active_mesh() -> Mesh | None:
     return _active.get()
 
 
-def parameter_sharding(mesh: Mesh, axes: tuple[str | None, ...]) -> NamedSharding:
+def parameter_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...]) -> NamedSharding:
     """Sharding of a parameter from its logical axes."""
     return NamedSharding(mesh, PartitionSpec(*(PARAMETER_RULES[a] for a in axes)))
 
 
-def parameter_shardings(mesh: Mesh, axes: Any) -> Any:
+def parameter_shardings(mesh: Mesh | AbstractMesh, axes: Any) -> Any:
     """Shardings of a tree of logical axes, such as `decoder.logical_axes` gives."""
     return jax.tree.map(
         lambda a: parameter_sharding(mesh, a), axes, is_leaf=lambda a: type(a) is tuple
     )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Sharding of a batch: rows over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(COMPUTE_RULES["batch"]))
 
 
-def micro_batch_sharding(mesh: Mesh) -> NamedSharding:
+def micro_batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Sharding of a step's micro-batches, (A, B, L + 1): the rows of each as `batch_sharding`."""
     return NamedSharding(mesh, PartitionSpec(None, COMPUTE_RULES["batch"]))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """The sharding of a scalar, or of anything that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def micro_batches(batch_seqs: int, config: MeshConfig, mesh: Mesh) -> int:
+def micro_batches(batch_seqs: int, config: MeshConfig, mesh: Mesh | AbstractMesh) -> int:
     """Micro-batches A of a step.
 
     Raises:
@@ -217,7 +233,7 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def check_fit(model: ModelConfig, mesh: Mesh) -> None:
+def check_fit(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
     """Checks that the parameters divide over the mesh.
 
     Raises:

@@ -11,13 +11,13 @@ from ladder_jax import cli, download, olmo_ladder
 from tests.test_measure import line, write
 
 COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score",
-            "backtest", "next")  # fmt: skip
+            "backtest", "next", "compile", "data build")  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_shows_an_example(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
+        cli.main([*command.split(), "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert f"example:\n  ladder {command} " in shown

@@ -10,7 +10,7 @@ import pytest
 from fitting.table import InputError
 from ladder_jax import sharding
 from ladder_jax.config import MeshConfig, ModelConfig
-from ladder_jax.models import decoder, fused
+from ladder_jax.models import blocked, decoder, fused
 
 MODEL = ModelConfig(
     d_model=32, n_heads=4, n_kv_heads=2, n_layers=1, d_ff=32, vocab_size=64, seq_len=128
@@ -48,14 +48,14 @@ def test_who_gets_a_kernel(monkeypatch):
         monkeypatch.setattr(sharding, "platform", lambda: platform)
         return fused.attention(replace(MODEL, attention=wanted), length, jnp.dtype(dtype))
 
-    assert found("cpu", 128, "float32") is None
+    assert found("cpu", 100, "float32") is blocked.blocked
     assert found("tpu", 4096, "bfloat16") is not None
     assert found("tpu", 100, "bfloat16") is None
     assert found("gpu", 100, "bfloat16") is not None
     assert found("gpu", 100, "float32") is None
     assert found("tpu", 4096, "bfloat16", "plain") is None
-    with pytest.raises(InputError, match=r"here is cpu, 128 and float32: use auto"):
-        found("cpu", 128, "float32", "fused")
+    with pytest.raises(InputError, match=r"here is gpu, 128 and float32: use auto"):
+        found("gpu", 128, "float32", "fused")
 
 
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters():

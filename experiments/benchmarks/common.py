@@ -33,3 +33,12 @@ def timed(function: Callable, *args: Any) -> tuple[Any, float]:
     begin = time.process_time()
     found = function(*args)
     return found, time.process_time() - begin
+
+
+def rounded(value: Any) -> Any:
+    """Floats to four digits, at any depth."""
+    if isinstance(value, dict):
+        return {k: rounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [rounded(v) for v in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value

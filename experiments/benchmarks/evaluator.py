@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="evaluator-") as home:
         _child("prepare", home, args.tasks, args.documents, args.vocabulary)
         ratios = {task: _task(home, i, task, args) for i, task in enumerate(args.tasks)}
-    print(json.dumps({"ratios": _rounded(ratios)}))
+    print(json.dumps({"ratios": common.rounded(ratios)}))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -94,7 +94,7 @@ def _task(home: str, number: int, task: str, args: argparse.Namespace) -> dict[s
         shown |= _compared(requests, reference, found)
         if documents and len(found) < len(reference):
             shown |= _scaled(requests, len(found), cells["cpu_s"])
-        tqdm.write(json.dumps(_rounded(shown)), file=sys.stdout)
+        tqdm.write(json.dumps(common.rounded(shown)), file=sys.stdout)
         calls = shown.get("warm_cpu_s", [shown.get("scaled_cpu_s", shown["cpu_s"])])
         seconds[side] = [*seconds.get(side, []), *calls]
         ratios |= {k: v for k, v in cells.items() if k == "ceiling"}
@@ -148,15 +148,6 @@ def _scaled(requests: str, n: int, seconds: float) -> dict[str, Any]:
     with np.load(requests, allow_pickle=False) as file:
         tokens = file["lengths"].sum(axis=1)
     return {"scaled_cpu_s": seconds * float(tokens.sum() / tokens[:n].sum()), "scaled": True}
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to four digits, at any depth."""
-    if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_rounded(v) for v in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

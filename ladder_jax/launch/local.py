@@ -12,8 +12,6 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path

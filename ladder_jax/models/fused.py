@@ -1,6 +1,6 @@
-"""Causal attention by the accelerator's own kernel, which never holds all scores at once.
+"""Causal attention that never holds all scores at once, by platform.
 
-Splash attention (Pallas) on TPU, cuDNN on GPU.  CPUs have none.
+Splash attention (Pallas) on TPU, cuDNN on GPU, blocks of queries on CPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from fitting.table import InputError
 from ladder_jax import sharding
 from ladder_jax.config import ModelConfig
+from ladder_jax.models.blocked import blocked
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 _LANES = 128  # of a TPU's vector unit; the kernel's widths are multiples
@@ -44,10 +45,12 @@ def attention(config: ModelConfig, length: int, dtype: jnp.dtype) -> Attend | No
         return functools.partial(splash, interpret=False)
     if platform in ("gpu", "cuda") and dtype == jnp.bfloat16:
         return _cudnn
+    if platform == "cpu":
+        return blocked
     if wanted == "fused":
         raise InputError(
-            "model.attention fused needs a TPU and a length that is a multiple of 128, or a GPU "
-            f"and bfloat16; here is {platform}, {length} and {dtype}: use auto"
+            "model.attention fused needs a length that is a multiple of 128 on TPU, and bfloat16 "
+            f"on GPU; here is {platform}, {length} and {dtype}: use auto"
         )
     return None
 
