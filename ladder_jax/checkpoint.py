@@ -27,6 +27,13 @@ _PARTIAL = ".orbax-checkpoint-tmp"
 logging.getLogger("absl").setLevel(logging.ERROR)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Leaves notices to `preemption`: JAX tells each of them once, at a call that it numbers."""
+
+    def reached_preemption(self, step: int) -> bool:
+        return False
+
+
 class Corrupt(InputError):
     """A checkpoint whose content is not what was saved."""
 
@@ -53,13 +60,14 @@ class Checkpoints:
             create=True,
             enable_async_checkpointing=True,
             cleanup_tmp_directories=kept is not None,
+            single_host_load_and_broadcast=jax.process_count() > 1,
         )
         self.directory = directory
         if kept is not None and sharding.is_primary():
             for partial in sorted(directory.glob(f"*{_PARTIAL}*")):
                 print(f"{partial}: was not saved to its end: removed", file=sys.stderr)
         with self._writing():
-            self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+            self._manager = _Manager(directory.resolve(), options=options)
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
         """Starts saving; returns once the state may be donated.
@@ -74,11 +82,12 @@ class Checkpoints:
             meta=ocp.args.JsonSave(meta | {"digest": digest(state)}),
         )
         with self._writing():
-            self._manager.save(step, args=items)
+            if not self._manager.save(step, args=items):
+                raise ValueError(f"step {step} was not taken")
 
     def steps(self) -> list[int]:
         """Committed steps, oldest first."""
-        return sorted(self._manager.all_steps())
+        return sorted(map(int, self._manager.all_steps()))
 
     def restore(self, abstract_state: Any, step: int) -> tuple[Any, dict[str, Any]]:
         """State and meta of a step.
@@ -91,28 +100,38 @@ class Checkpoints:
             Corrupt: its files are damaged.
             InputError: they cannot be read just now.
         """
+        name = f"{self.directory}: checkpoint {step}"
+        state, meta, complaint = None, None, None
+        try:
+            state, meta = self._read(abstract_state, step, name)
+        except Corrupt as e:
+            complaint = e
+        if not sharding.all_agree(complaint is None):
+            raise complaint or Corrupt(f"{name} is corrupt (another process cannot read it)")
+        if not isinstance(meta, dict) or meta.pop("digest", None) != digest(state):
+            raise Corrupt(f"{name} is corrupt (its content is not what was saved)")
+        return state, meta
+
+    def _read(self, abstract_state: Any, step: int, name: str) -> tuple[Any, Any]:
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(abstract_state), meta=ocp.args.JsonRestore()
         )
-        name = f"{self.directory}: checkpoint {step}"
         try:
             with _quiet_threads():
                 restored = self._manager.restore(step, args=items)
-                state = jax.block_until_ready(restored["state"])
-                found = digest(state)
+                return jax.block_until_ready(restored["state"]), restored["meta"]
         except OSError as e:
             if e.errno not in (None, errno.ENOENT):
                 raise InputError(f"{name} cannot be read: {e.strerror}; try again") from None
             raise Corrupt(f"{name} is corrupt (a file is missing)") from None
         except MemoryError:
             raise
+        except jax.errors.JaxRuntimeError as e:  # memory, or another process: not the files
+            reason = str(e).strip().splitlines()[0][:120]
+            raise InputError(f"{name} cannot be read: {reason}; try again") from None
         except Exception as e:  # Orbax says bare Exception of damage; nothing is lost by it
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
             raise Corrupt(f"{name} is corrupt ({reason})") from None
-        meta = restored["meta"]
-        if not isinstance(meta, dict) or meta.pop("digest", None) != found:
-            raise Corrupt(f"{name} is corrupt (its content is not what was saved)")
-        return state, meta
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest step that is whole; corrupt ones are named and set aside.  None if none is."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import os
 import socket
+import sys
 import time
 
 from fitting.table import InputError
 
 PATIENCE_S = 300
 _REPLY_S = 10
+_LAST_S = 2.0
 
 
 def initialize(
@@ -53,13 +56,31 @@ def initialize(
         _join(None, None, None, timeout)
 
 
+def leave(code: int) -> None:
+    """Ends this process at once if it is one of several, which would wait for the others."""
+    jax = sys.modules.get("jax")
+    if jax is None or not jax.distributed.is_initialized() or jax.process_count() == 1:
+        return
+    if jax.process_index() == 0:
+        time.sleep(_LAST_S)  # it holds the others' connections
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _join(coordinator: str | None, count: int | None, index: int | None, timeout: int) -> None:
     import jax
 
     if coordinator is not None and count is not None and index is not None:
         _meet(coordinator, count, index, timeout)
     try:
-        jax.distributed.initialize(coordinator, count, index, initialization_timeout=timeout)
+        jax.distributed.initialize(
+            coordinator,
+            count,
+            index,
+            local_device_ids=_local_devices() if coordinator is None else None,
+            initialization_timeout=timeout,
+        )
     except Exception as e:  # of JAX's runtime, or of what tells it of the cluster
         said = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
         raise InputError(
@@ -86,9 +107,14 @@ def _meet(coordinator: str, count: int, index: int, timeout: int) -> None:
                 server.settimeout(max(0.01, deadline - time.monotonic()))
                 guest, _ = server.accept()
                 guest.settimeout(_REPLY_S)
-                name = guest.recv(16)
+                try:
+                    name = guest.recv(16)
+                except OSError:  # no process of ours
+                    name = b""
                 if name.isdigit() and 0 < int(name) < count:
                     waiting[int(name)] = guest
+                else:
+                    guest.close()
         for guest in waiting.values():
             guest.sendall(b"go")
     except TimeoutError:
@@ -126,14 +152,26 @@ def _greet(host: str, port: int, index: int, deadline: float, timeout: int) -> N
 
 
 def _several_are_meant() -> bool:
-    env = os.environ
-    slurm = int(env.get("SLURM_STEP_NUM_TASKS", "1")) > 1
-    mpi = int(env.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-    names = env.get("TPU_WORKER_HOSTNAMES", "")
-    tpu = "," in names or (
-        not names and bool(glob.glob("/dev/accel*") + glob.glob("/dev/vfio/[0-9]*"))
-    )
-    return slurm or mpi or (tpu and env.get("JAX_PLATFORMS", "tpu").startswith("tpu"))
+    slurm = (_number("SLURM_STEP_NUM_TASKS") or 1) > 1
+    mpi = (_number("OMPI_COMM_WORLD_SIZE") or 1) > 1
+    return slurm or mpi or _is_tpu_host()
+
+
+def _is_tpu_host() -> bool:
+    if not os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu"):
+        return False
+    if importlib.util.find_spec("libtpu") is None:
+        return False
+    names = os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    chips = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/vfio/[0-9]*")]
+    return "," in names or (not names and bool(chips))
+
+
+def _local_devices() -> list[int] | None:
+    """A Slurm task that has its node for itself takes all its GPUs; JAX would give it one."""
+    gpus = _number("SLURM_GPUS_ON_NODE")
+    alone = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "").partition("(")[0] == "1"
+    return list(range(gpus)) if gpus and alone else None
 
 
 def _number(name: str) -> int | None:

@@ -35,6 +35,8 @@ CHIPS = {
     "TPU v5 lite": Chip(round(15.75 * _GIB), 197e12),
     "TPU v5": Chip(round(95.74 * _GIB), 459e12),
     "TPU v6 lite": Chip(round(31.25 * _GIB), 918e12),
+    "TPU v5e": Chip(round(15.75 * _GIB), 197e12),
+    "TPU v6e": Chip(round(31.25 * _GIB), 918e12),
     "NVIDIA A100": Chip(80 * _GIB, 312e12),
     "NVIDIA H100": Chip(80 * _GIB, 989e12),
     "NVIDIA H200": Chip(141 * _GIB, 989e12),

@@ -19,7 +19,10 @@ from typing import Any
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: launchers start the same command again
 
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance"
-_QUIET = {"maintenance-event": "NONE", "preempted": "FALSE"}
+_QUIET = {  # values that stop nothing
+    "maintenance-event": ("NONE", "", "MIGRATE_ON_HOST_MAINTENANCE"),
+    "preempted": ("FALSE", ""),
+}
 _POLL_S = 3.0
 
 _notice = threading.Event()
@@ -73,7 +76,14 @@ def noticed() -> bool:
     if jax.process_count() == 1:
         return _notice.is_set()
     _asked += 1
-    return multihost_utils.reached_preemption_sync_point(_asked)
+    if multihost_utils.reached_preemption_sync_point(_asked):  # says so once
+        _notice.set()
+    return _notice.is_set()
+
+
+def end_when_told() -> None:
+    """SIGTERM ends this process with `EXIT_CODE` from now on, while there is nothing to save."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CODE))
 
 
 def check() -> None:
@@ -93,15 +103,23 @@ def _on_google_cloud() -> bool:
 
 
 def _follow(url: str, stop: threading.Event) -> None:
-    """Asks the metadata server until a value is not its usual one; then signals this process."""
+    """Asks the metadata server until a value changes for the worse; then signals this process.
+
+    What stands there from the start had its effect on an earlier process.
+    """
+    known = _values(url)
     while not stop.wait(_POLL_S):
-        for name, usual in _QUIET.items():
-            request = urllib.request.Request(f"{url}/{name}", headers={"Metadata-Flavor": "Google"})
-            try:
-                with urllib.request.urlopen(request, timeout=_POLL_S) as answer:
-                    value = answer.read().decode().strip()
-            except OSError:
-                continue
-            if value not in ("", usual):
+        for name, value in _values(url).items():
+            if value != known.get(name, _QUIET[name][0]) and value not in _QUIET[name]:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
+            known[name] = value
+
+
+def _values(url: str) -> dict[str, str]:
+    found = {}
+    for name in _QUIET:
+        request = urllib.request.Request(f"{url}/{name}", headers={"Metadata-Flavor": "Google"})
+        with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=_POLL_S) as a:
+            found[name] = a.read().decode().strip()
+    return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -39,6 +39,8 @@ COMPUTE_RULES: dict[str | None, Any] = {
     "vocab": "tensor",
     None: None,
 }
+
+_SAID = 1024  # bytes of a complaint that goes to all processes
 
 _active: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
@@ -161,7 +163,7 @@ def put_batch(rows: np.ndarray, own: np.ndarray, n_micro: int, batch_seqs: int, 
     """
     shape = (n_micro, batch_seqs // n_micro, rows.shape[-1])
     shards = micro_batch_sharding(mesh)
-    if len(own) == batch_seqs:
+    if shards.is_fully_addressable:
         return jax.device_put(rows.reshape(shape), shards)
     index = np.arange(batch_seqs).reshape(shape[:2])
 
@@ -214,8 +216,41 @@ def is_primary() -> bool:
 
 
 def agreed(tree: Any) -> Any:
-    """The first process's arrays and numbers, on every process."""
-    return multihost_utils.broadcast_one_to_all(tree) if jax.process_count() > 1 else tree
+    """The first process's arrays and numbers, on every process, to the bit."""
+    if jax.process_count() == 1:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    arrays = [np.atleast_1d(np.asarray(leaf)) for leaf in leaves]
+    raw = [np.ascontiguousarray(x).view(np.uint8) for x in arrays]  # JAX would halve 64 bits
+    sent = multihost_utils.broadcast_one_to_all(raw)
+    pairs = zip(sent, arrays, leaves, strict=True)
+    found = [np.asarray(x).view(y.dtype).reshape(np.shape(leaf)) for x, y, leaf in pairs]
+    return structure.unflatten(found)
+
+
+def all_agree(true: bool) -> bool:
+    """Whether it is true on every process."""
+    return bool(np.all(multihost_utils.process_allgather(np.array(true))))
+
+
+def on_primary(function: Callable[[], object]) -> None:
+    """Runs a function on the first process; what it complains of is raised on all.
+
+    Raises:
+        InputError: the function's.
+    """
+    said = ""
+    if is_primary():
+        try:
+            function()
+        except InputError as e:
+            if jax.process_count() == 1:
+                raise
+            said = str(e)
+    text = np.frombuffer(said.encode()[:_SAID].ljust(_SAID), np.uint8)
+    said = bytes(agreed(text)).decode(errors="ignore").rstrip()
+    if said:
+        raise InputError(said)
 
 
 def wait_for_all(name: str) -> None:

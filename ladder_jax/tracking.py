@@ -22,6 +22,7 @@ from ladder_jax import config as config_module
 from ladder_jax.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
+CANNOT_LOCK = "its file system cannot lock files: mount it with flock"
 _LOCK_PATIENCE_S = 15.0  # a killed worker's lock is free at once; a live one keeps it
 
 
@@ -89,10 +90,12 @@ def lock(directory: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise InputError(f"{directory}: another process is training it") from None
                 time.sleep(0.2)
+            except OSError as e:
+                raise InputError(f"{directory}: {CANNOT_LOCK} ({e.strerror})") from None
         yield
 
 
@@ -160,9 +163,8 @@ def scored_steps(run: RunConfig) -> list[int]:
 
 
 def kept_steps(run: RunConfig) -> set[int]:
-    """Checkpoints that are not removed when newer ones are there: those that are scored."""
-    every = run.eval.every
-    return {*scored_steps(run), *(range(every, run.n_steps + 1, every) if every else ())}
+    """Checkpoints that are not removed when newer ones are there: those scored at the end."""
+    return {*scored_steps(run)}
 
 
 def is_scored(run: RunConfig, directory: Path, step: int) -> bool:

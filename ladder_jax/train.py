@@ -74,10 +74,12 @@ def train(
         )
     writes = sharding.is_primary()
     with preemption.watch(), contextlib.ExitStack() as stack:
-        if writes:
+
+        def claim() -> None:
             stack.enter_context(tracking.lock(directory))
             tracking.claim_directory(run, directory)
-        sharding.wait_for_all("claimed")
+
+        sharding.on_primary(claim)
         stack.enter_context(sharding.use_mesh(layout.mesh))
         kept = tracking.kept_steps(run)
         checkpoints = stack.enter_context(
@@ -112,8 +114,10 @@ def _train(
     schedule = optim.schedule_of(run.optim, run.n_steps)
     saves = set(tracking.checkpoint_steps(run))
     pending: list[dict[str, jax.Array]] = []
+    if evaluate is not None and start and run.eval.every and start % run.eval.every == 0:
+        evaluate(start, state.params)  # told to end, or killed, before it was
     clock = _Clock(run, log)
-    batches = packed.batches(run.batch_seqs, run.data.seed, layout.rows)
+    batches = packed.batches(run.batch_seqs, run.data.seed, layout.rows.tolist())
     with (
         contextlib.closing(read_ahead(batches, start, run.data.workers)) as stream,
         tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step",
@@ -127,12 +131,13 @@ def _train(
             pending.append(metrics)
             due = evaluate is not None and run.eval.every > 0 and step % run.eval.every == 0
             told = preemption.noticed()
-            if step % LOG_EVERY == 0 or step in saves or due or told or step == run.n_steps:
+            logged = step % LOG_EVERY == 0 or step in saves or due or step == run.n_steps
+            if logged or told:
                 row = _collect(pending, step, checkpoints)
                 seen = step * run.batch_tokens
                 row |= {"n_tokens": seen, "epoch": seen / packed.info.n_tokens["train"]}
                 row |= clock.lap(len(pending))
-                if log is not None and not (told and step % LOG_EVERY):
+                if log is not None and logged:  # the same rows as without a notice
                     log.write(row)
                 bar.update(len(pending))
                 bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
@@ -178,6 +183,7 @@ def _meta(run: RunConfig, packed: Packed, step: int) -> dict[str, Any]:
     """What a checkpoint tells: the run, and its place in the text, the same on any mesh."""
     return {
         "config": config_module.identity(run),
+        "dtype": decoder.compute_dtype(run.model) or "float32",
         "data": {"next_batch": step, "fingerprint": packed.info.fingerprint},
     }
 

@@ -12,6 +12,9 @@ import pytest
 from fitting.table import InputError
 from ladder_jax import launch, measure, tracking
 from ladder_jax.config import to_json
+from ladder_jax.launch.executor import Ended, Job
+from ladder_jax.launch.local import Local
+from ladder_jax.preemption import EXIT_CODE
 from tests.test_train import cache, results, run, text  # noqa: F401 (fixtures)
 
 
@@ -106,3 +109,12 @@ def test_killed_three_times_a_run_ends_bit_for_bit_the_same(run, tmp_path, cache
     assert start(config, out, cache).wait() == 0
     assert results(out) == results(tmp_path / "whole")
     assert json.loads((out / "config.json").read_text())["n_steps"] == 120
+
+
+def test_what_waits_for_a_worker_is_told_to_end_too(run, tmp_path):  # noqa: F811
+    jobs = [Job(r, tmp_path / r.name, True) for r in grid(run)]
+    with Local(1, tmp_path) as local:
+        local._queue.extend(jobs)
+        local.notify()
+        assert local.ended(0.1) == [Ended(job, EXIT_CODE) for job in jobs]
+        assert local.ended(0.1) == []

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from fitting.table import InputError
+from ladder_jax import distributed
 from ladder_jax.arguments import parser
 from ladder_jax.cli import advice, compile, data, evals, forecasts, models, runs, tables
 from ladder_jax.preemption import EXIT_CODE, Preempted
@@ -23,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except InputError as e:
         print(f"ladder {args.command}: {e}", file=sys.stderr)
+        distributed.leave(2)
         return 2
     except Preempted:
         print(

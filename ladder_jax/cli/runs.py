@@ -236,10 +236,11 @@ def status(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Trains and scores one run."""
-    from ladder_jax import compilation
+    from ladder_jax import compilation, preemption
     from ladder_jax.config import RunConfig, load_json, override
     from ladder_jax.download import cache_dir
 
+    preemption.end_when_told()  # until training watches
     compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
     if Path(args.config).suffix == ".json":

@@ -113,7 +113,7 @@ def build(mixture: Mixture, out: str, workers: int, progress: bool = True) -> Ou
         ]
         found = _make_all(mixture, root, sources, workers, progress)
         index = _index(mixture, plan, sources)
-        storage.write_json(root / built.INDEX, index)
+        storage.write_json(root / built.INDEX, index, root)
         for source in sources:
             _drop(root, source)
     n_units = sum(len(source.made) for source in sources)
@@ -140,7 +140,7 @@ def _plan(mixture: Mixture, root: epath.Path) -> dict[str, Any]:
     tokenizer = _tokenizer(mixture, root, units)
     (root / tokenise.SHARDS).mkdir(parents=True, exist_ok=True)
     plan = {"mixture": config, "versions": versions, "tokenizer": tokenizer, "units": units}
-    storage.write_json(root / PLAN, plan)
+    storage.write_json(root / PLAN, plan, root)
     return plan
 
 

@@ -205,13 +205,21 @@ class Records:
         return list(itertools.accumulate(n for _, n in self._files))
 
     def _read_file(self, file: int, positions: list[int]) -> list[bytes]:
+        path = self._files[file][0]
+        try:
+            return self._reader(file).read(positions)
+        except RuntimeError as e:  # of the record reader, which checks what it reads
+            said = str(e).splitlines()[0][:120]
+            raise InputError(f"{path}: damaged ({said}): run ladder data build again") from None
+
+    def _reader(self, file: int) -> ArrayRecordReader:
         if file not in self._readers:
             options = "readahead_buffer_size:0"  # reads are scattered
             reader = ArrayRecordReader(
                 self._files[file][0], options, file_reader_buffer_size=1 << 15
             )
             self._readers[file] = reader
-        return self._readers[file].read(positions)
+        return self._readers[file]
 
     @functools.cached_property
     def _readers(self) -> dict[int, ArrayRecordReader]:

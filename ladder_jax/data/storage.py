@@ -17,6 +17,7 @@ from typing import Any
 from etils import epath
 
 from fitting.table import InputError
+from ladder_jax import tracking
 
 _PARTIAL = ".partial-"
 _PATIENCE_S = 20.0  # for a bucket to answer at all
@@ -45,8 +46,10 @@ def claim(root: epath.Path) -> Iterator[None]:
     with open(Path(root) / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(f"{root}: another build is writing there") from None
+        except OSError as e:
+            raise InputError(f"{root}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
         for left in Path(root).glob(f"{_PARTIAL}*"):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -123,12 +126,12 @@ def is_whole(path: epath.Path, seen: dict[str, Any]) -> bool:
         return False
 
 
-def write_json(path: epath.Path, tree: Any) -> None:
-    """Writes JSON, whole or not at all; a file that says the same already is left alone."""
+def write_json(path: epath.Path, tree: Any, root: epath.Path) -> None:
+    """Writes JSON below `root`, whole or not at all; a file that says the same is left alone."""
     text = json.dumps(tree, indent=1) + "\n"
     if path.exists() and path.read_text() == text:
         return
-    with scratch(path.parent) as directory:
+    with scratch(root) as directory:
         (directory / path.name).write_text(text, encoding="utf-8")
         publish(directory / path.name, path)
 

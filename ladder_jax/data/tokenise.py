@@ -17,6 +17,7 @@ from typing import Any
 from etils import epath
 from tokenizers import Tokenizer
 
+from fitting.table import InputError
 from ladder_jax import processes
 from ladder_jax.data import readers, storage
 from ladder_jax.data.built import PARTS, TOKENIZER
@@ -87,12 +88,16 @@ def run(task: Task) -> dict[str, Any]:
     ):
         return kept | {"found": True}
     with storage.scratch(root) as directory:
-        made = _make(task, directory)
+        try:
+            made = _make(task, directory)
+        except RuntimeError as e:  # of the record writer
+            said = str(e).splitlines()[0][:200]
+            raise InputError(f"{task.root}: cannot be written: {said}") from None
         for part in PARTS:
             file = root / f"{name}-{part}.array_record"
             made[part] |= {"file": f"{SHARDS}/{file.name}"}
             made[part] |= storage.publish(directory / part, file)
-    storage.write_json(note, made)  # last: only now the unit is done
+    storage.write_json(note, made, root)  # last: only now the unit is done
     return made | {"found": False}
 
 

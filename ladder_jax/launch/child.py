@@ -69,9 +69,10 @@ class Child:
             where = f"{socket.gethostname()} does not see {self.out / manifest.FILE}"
             return 2, f"{where}: --out must lie on a disk that all nodes share"
         self.directory.mkdir(parents=True, exist_ok=True)
-        path = self.directory / (f"output-{self.index}.txt" if self.index else OUTPUT)
+        index = self.index or int(os.environ.get("SLURM_PROCID", 0))  # the tasks of a job
+        path = self.directory / (f"output-{index}.txt" if index else OUTPUT)
         command = [sys.executable, "-m", "ladder_jax.launch.child", str(os.getpid()),
-                   str(self.directory), str(self.index), *self.arguments]  # fmt: skip
+                   str(self.directory), str(index), *self.arguments]  # fmt: skip
         env = {**os.environ, **self.environment}
         env |= local.one_core(env) if self.one_core else {}
         with open(path, "ab") as output:
@@ -132,7 +133,7 @@ def _last_line(path: Path, begin: int) -> str:
 def main(arguments: Sequence[str]) -> int:
     """The child: parent's process id, run's directory, index, then what `ladder` takes."""
     parent, directory, index, *command = arguments
-    local.end_quietly_when_told()
+    preemption.end_when_told()
     processes.live_with(int(parent))
     from ladder_jax import cli
 

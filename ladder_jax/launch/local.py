@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting.table import InputError
-from ladder_jax import compilation, processes
+from ladder_jax import compilation, preemption, processes
 from ladder_jax.launch import attempts
 from ladder_jax.launch.executor import Ended, Job
 from ladder_jax.preemption import EXIT_CODE, Preempted
@@ -28,7 +28,7 @@ _LEAVE_S = 5.0
 
 def default_workers() -> int:
     """One a CPU core; one in all where an accelerator would have to be shared."""
-    accelerators = [*glob.glob("/dev/accel*"), *glob.glob("/dev/nvidia[0-9]*")]
+    accelerators = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/nvidia[0-9]*")]
     if accelerators and os.environ.get("JAX_PLATFORMS") != "cpu":
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
@@ -45,6 +45,7 @@ class Local:
     def __init__(self, workers: int, cache: Path) -> None:
         self._cache = cache
         self._queue: deque[Job] = deque()
+        self._told: list[Ended] = []  # of the queue, when all are told to end
         self._workers: list[_Worker | None] = [None] * workers
 
     def __enter__(self) -> Local:
@@ -68,6 +69,9 @@ class Local:
         self._fill()
 
     def ended(self, timeout: float) -> list[Ended]:
+        if self._told:
+            told, self._told = self._told, []
+            return told
         busy = {w.pipe: i for i, w in enumerate(self._workers) if w is not None and w.job}
         found = []
         for pipe in multiprocessing.connection.wait(busy, timeout) if busy else ():
@@ -76,6 +80,8 @@ class Local:
         return found
 
     def notify(self) -> None:
+        self._told += [Ended(job, EXIT_CODE) for job in self._queue]
+        self._queue.clear()
         for worker in filter(None, self._workers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGTERM)  # type: ignore[arg-type]
@@ -137,15 +143,10 @@ def one_core(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def end_quietly_when_told() -> None:
-    """SIGTERM ends this process as preempted, where `preemption.watch` is not there to save."""
-    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CODE))
-
-
 def _serve(pipe: Any, core: int, parent: int, cache: Path) -> None:
     """A worker's life: one job after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
-    end_quietly_when_told()
+    preemption.end_when_told()
     processes.live_with(parent)
     compilation.hold_memory()
     compilation.keep(cache)  # what one worker has compiled the next need not

@@ -82,7 +82,9 @@ def held(out: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as e:
+            if not isinstance(e, BlockingIOError):
+                raise InputError(f"{out}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
             raise InputError(
                 f"{out}: another ladder run is at work there; ladder status {out} shows it"
             ) from None

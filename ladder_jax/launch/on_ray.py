@@ -215,10 +215,11 @@ def _together(refs: list[Any]) -> tuple[int | None, str]:
                 break
     except RayError as e:
         outcomes.append((None, f"a host of its slice: {type(e).__name__}"))
-    with contextlib.suppress(RayError):
-        for ref in left:
-            ray.cancel(ref)
-        ray.wait(left, num_returns=len(left)) if left else None
+    finally:  # cancelled itself, too: its processes save first
+        with contextlib.suppress(RayError):
+            for ref in refs:
+                ray.cancel(ref)
+            ray.wait(refs, num_returns=len(refs))
     return outcomes[-1]
 
 

@@ -174,9 +174,15 @@ def bind(config: ModelConfig, params: Params) -> Decoder:
     return nnx.merge(_graph(config), nnx.State(_in_dtype(config, params)))
 
 
+def compute_dtype(config: ModelConfig) -> str | None:
+    """The dtype of the computation; None, of `auto` on CPU, is that of the parameters."""
+    if config.dtype != "auto":
+        return config.dtype
+    return None if platform() == "cpu" else "bfloat16"
+
+
 def _in_dtype(config: ModelConfig, params: Params) -> Params:
-    accelerated = platform() != "cpu"
-    dtype = {"auto": "bfloat16" if accelerated else None}.get(config.dtype, config.dtype)
+    dtype = compute_dtype(config)
     if dtype is None:
         return params
 

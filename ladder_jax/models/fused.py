@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +89,8 @@ def splash(
             mask, block_sizes=sizes, head_shards=1, q_seq_shards=1, interpret=interpret
         )
         key, value = (jnp.repeat(x, heads // groups, axis=1) for x in (key, value))
-        return jax.vmap(attend)(query, key, value)
+        mixed: Any = jax.vmap(attend)(query, key, value)
+        return mixed
 
     pad = [(0, 0), (0, 0), (0, 0), (0, -k % _LANES)]
     parts = [jnp.pad(x, pad) for x in (query_BxHxLxK, key_BxGxLxK, value_BxGxLxK)]
