@@ -211,7 +211,9 @@ def test_sources_give_their_shares_again_and_again(whole):
 
 
 def test_less_is_made_where_less_is_wanted(folder, whole, tmp_path):
-    outcome = build.build(mixed(folder, n_tokens=800), str(tmp_path), 2, progress=False)
+    outcome = build.build(
+        mixed(folder, n_tokens=800, heldout_fraction=0.5), str(tmp_path), 2, progress=False
+    )
     some, every = files(tmp_path), files(whole)
     assert outcome.index["sources"]["wiki"]["epochs"] < 1
     kept = {name for name in some if name.endswith("train.array_record")}
