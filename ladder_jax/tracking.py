@@ -162,11 +162,6 @@ def scored_steps(run: RunConfig) -> list[int]:
     return [saved[math.ceil(k * len(saved) / n) - 1] for k in range(1, n + 1)]
 
 
-def kept_steps(run: RunConfig) -> set[int]:
-    """Checkpoints that are not removed when newer ones are there: those scored at the end."""
-    return {*scored_steps(run)}
-
-
 def is_scored(run: RunConfig, directory: Path, step: int) -> bool:
     """Whether a step's held-out loss and tasks are measured."""
     tasks = scores_path(directory, step).is_file() or not run.eval.tasks

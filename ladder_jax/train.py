@@ -81,7 +81,7 @@ def train(
 
         sharding.on_primary(claim)
         stack.enter_context(sharding.use_mesh(layout.mesh))
-        kept = tracking.kept_steps(run)
+        kept = tracking.scored_steps(run)
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(directory / "checkpoints", kept))
         )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting.table import InputError
-from ladder_jax import preemption
+from ladder_jax import preemption, tracking
 
 FILE = "attempts.jsonl"
 _BEAT_S = 15.0
@@ -42,7 +42,7 @@ def record(directory: Path) -> Iterator[None]:
         raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
     with file:
         deadline = time.monotonic() + _PATIENCE_S
-        while not _try_lock(file, fcntl.LOCK_EX):
+        while not _can_lock(directory, file):
             if time.monotonic() > deadline:
                 raise InputError(f"{directory}: another process is at work on it")
             time.sleep(0.2)
@@ -106,8 +106,15 @@ def _try_lock(file: Any, kind: int) -> bool:
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
         return True
-    except OSError:
+    except BlockingIOError:
         return False
+
+
+def _can_lock(directory: Path, file: Any) -> bool:
+    try:
+        return _try_lock(file, fcntl.LOCK_EX)
+    except OSError as e:
+        raise InputError(f"{directory}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
 
 
 def _append(directory: Path, row: dict[str, Any]) -> None:
