@@ -18,13 +18,21 @@ def keep(cache: Path) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
+# glibc's thresholds of mmap and of trimming, and one arena: another would map large blocks anew.
+HELD = {"MMAP_THRESHOLD_": 1 << 30, "TRIM_THRESHOLD_": (1 << 31) - 1, "ARENA_MAX": 1}
+_MALLOPT = {"MMAP_THRESHOLD_": -3, "TRIM_THRESHOLD_": -1, "ARENA_MAX": -8}
+
+
 def hold_memory() -> None:
-    """Has glibc hold what is freed: else every large temporary is mapped, and faulted in, anew."""
+    """Has glibc hold what is freed: else every large temporary is mapped, and faulted in, anew.
+
+    Call before JAX is imported: a thread that has an arena already keeps it.  Processes that are
+    started take `HELD` from their environment, each name after `MALLOC_`.
+    """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        # Thresholds of mmap and of trimming, and one arena: another would map large blocks anew.
-        for parameter, value in ((-3, 1 << 30), (-1, (1 << 31) - 1), (-8, 1)):
-            mallopt(parameter, value)
+        for name, value in HELD.items():
+            mallopt(_MALLOPT[name], value)
 
 
 def _processor() -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from ladder_jax import compilation
+
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
@@ -18,6 +20,7 @@ def one_thread() -> Iterator[None]:
     cores, before = os.sched_getaffinity(0), dict(os.environ)
     os.sched_setaffinity(0, {min(cores)})
     os.environ |= {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "MKL", "OMP")}
+    os.environ |= {f"MALLOC_{name}": str(value) for name, value in compilation.HELD.items()}
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     try:

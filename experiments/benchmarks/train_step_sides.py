@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ladder_jax import compilation, hf, optim, sharding, step
+from ladder_jax import hf, optim, sharding, step
 from ladder_jax.config import MeshConfig, ModelConfig, OptimConfig, RunConfig
 from ladder_jax.models import counts
 
@@ -51,7 +51,6 @@ class Side(NamedTuple):
 
 def start(name: str, home: str) -> Side:
     """A side (`ours float32`, ...) that is compiled and has taken the compared steps."""
-    compilation.hold_memory()  # torch's memory, too
     engine, dtype = name.split()
     begun = time.process_time()
     train, product = {"ours": _ours, "torch": _torch}[engine](dtype, Path(home) / name)
