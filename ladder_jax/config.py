@@ -1,27 +1,14 @@
-"""The only schema of a run: frozen nested dataclasses, read and written with draccus.
+"""The only schema of a run: frozen nested dataclasses.
 
-Every default of a run stands here.  A `RunConfig` round-trips through JSON,
-takes dotted overrides (`--optim.lr_peak 3e-4`), and hashes to the id of its run.
+Every default of a run stands here.  `config_text` reads and writes them.
 """
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import hashlib
-import json
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
-
-import draccus
-from draccus.utils import DraccusException
 
 from fitting.table import InputError
-
-T = TypeVar("T")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -33,12 +20,13 @@ _CHOICES = {
     "remat": ("none", "dots", "full"),
     "dtype": ("auto", "float32", "bfloat16"),
     "attention": ("auto", "plain", "fused"),
+    "linear": ("plain", "custom"),
 }
 # How a run is computed, and where: its numbers depend on it by rounding only, so a run may go on
 # under other values.
 EXECUTION = (
-    "mesh", "model.scan_layers", "model.remat", "model.attention", "model.loss_chunk",
-    "data.workers",
+    "mesh", "model.scan_layers", "model.remat", "model.attention", "model.linear",
+    "model.loss_chunk", "data.workers",
 )  # fmt: skip
 
 
@@ -64,6 +52,8 @@ class ModelConfig:
             Parameters, moments, norms, softmax and losses are float32 always.
         attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU, blocks on CPU) or
             `auto`: fused where it can be.
+        linear: gradients of matrices by differentiation (`plain`), or in the order of operands that
+            is quicker on some CPUs (`custom`; experiments/benchmarks/README.md measures both).
         loss_chunk: tokens on a device whose logits training holds at once; 0 holds all.
     """
 
@@ -81,6 +71,7 @@ class ModelConfig:
     remat: str = "none"
     dtype: str = "auto"
     attention: str = "auto"
+    linear: str = "plain"
     loss_chunk: int = 512
 
     def __post_init__(self) -> None:
@@ -251,116 +242,3 @@ class RunConfig:
     def n_tokens(self) -> int:
         """Tokens D that the run is trained on."""
         return self.n_steps * self.batch_tokens
-
-
-def to_json(config: Any) -> str:
-    """The canonical JSON text of a config: what is stored beside a run, and hashed."""
-    normal = draccus.decode(type(config), draccus.encode(config))  # an int in a float field: 1.0
-    return json.dumps(draccus.encode(normal), indent=2, sort_keys=True) + "\n"
-
-
-def identity(run: RunConfig) -> dict[str, Any]:
-    """What decides a run's numbers: its config as a nested dict, without `EXECUTION`."""
-    tree = json.loads(to_json(run))
-    for key in EXECUTION:
-        *parents, leaf = key.split(".")
-        node = tree
-        for part in parents:
-            node = node[part]
-        del node[leaf]
-    return tree
-
-
-def config_hash(run: RunConfig) -> str:
-    """Twelve hexadecimal digits that name a run: SHA-256 of its identity as JSON."""
-    text = json.dumps(identity(run), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:
-    """Builds a config from a nested dict.
-
-    Raises:
-        InputError: one line that names `source` and the unknown or ill-typed field.
-    """
-    try:
-        for key, value in _leaves(tree).items():
-            _require(value is not None, f"{key} cannot be None")
-        config = draccus.decode(cls, tree)
-        expected = _leaves(draccus.encode(config))
-        for key, value in _leaves(tree).items():
-            _require(_same_kind(value, expected[key]), f"{key} cannot be {value!r}")
-        return config
-    except (DraccusException, InputError) as e:
-        cause: BaseException = e
-        while cause.__cause__ is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__  # draccus wraps what a validation says
-        said = cause if isinstance(cause, InputError) else e
-        raise InputError(f"{source}: {' '.join(str(said).split())}") from None
-
-
-def load_json(cls: type[T], path: str | Path) -> T:
-    """Reads a config that `to_json` wrote; see `from_dict` for what is raised."""
-    try:
-        tree = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror}") from None
-    except ValueError as e:
-        raise InputError(f"{path}: not valid JSON: {e}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: holds a {type(tree).__name__}; a config is a JSON object")
-    return from_dict(cls, tree, str(path))
-
-
-def override(config: T, arguments: Sequence[str]) -> T:
-    """Applies dotted overrides such as `["--optim.lr_peak", "3e-4"]` to a config.
-
-    Raises:
-        InputError: one line that names the unknown or ill-typed key.
-    """
-    tree = draccus.encode(config)
-    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False, allow_abbrev=False)
-    for key in _leaves(tree):
-        parser.add_argument(f"--{key}", dest=key, default=argparse.SUPPRESS)
-    try:
-        values, unknown = parser.parse_known_args(list(arguments))
-    except argparse.ArgumentError as e:
-        raise InputError(f"config: {e}") from None
-    if unknown:
-        near = _closest(unknown[0].lstrip("-").split("=")[0], list(_leaves(tree)))
-        raise InputError(f"config: unknown key {unknown[0]!r}; did you mean --{near}?")
-    for key, text in vars(values).items():
-        *parents, leaf = key.split(".")
-        node = tree
-        for part in parents:
-            node = node[part]
-        node[leaf] = text if isinstance(node[leaf], str) else _literal(text)
-    return from_dict(type(config), tree)
-
-
-def _same_kind(given: Any, decoded: Any) -> bool:
-    """Whether decoding kept a value as it was: draccus takes true for 1, and text for a list."""
-    if isinstance(decoded, float):
-        return type(given) in (int, float) and math.isfinite(given)
-    return type(given) is type(decoded)
-
-
-def _literal(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _leaves(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _closest(word: str, known: list[str]) -> str:
-    return max(known, key=lambda k: difflib.SequenceMatcher(None, word, k).ratio())

@@ -12,7 +12,8 @@ import pandas as pd
 
 from fitting.table import COLUMNS, INTEGER_COLUMNS, InputError
 from ladder_jax import tracking
-from ladder_jax.config import ModelConfig, RunConfig, load_json
+from ladder_jax.config import ModelConfig, RunConfig
+from ladder_jax.config_text import load_json
 from ladder_jax.eval import metrics, olmes, store
 from ladder_jax.models import counts
 

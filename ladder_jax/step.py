@@ -11,9 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ladder_jax import config as config_module
 from ladder_jax import optim, sharding
-from ladder_jax.config import OptimConfig, RunConfig
+from ladder_jax.config import ModelConfig, OptimConfig, RunConfig
 from ladder_jax.data.pipeline import PADDING
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
@@ -29,7 +28,7 @@ class TrainState(NamedTuple):
 
 
 @functools.cache
-def make_step(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
+def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
     """The jitted training step: (state, batch of shape (A, B, L + 1), schedule) -> state, metrics.
 
     The gradients of A micro-batches are summed; losses are means over the tokens of all.  Compiled
@@ -102,9 +101,7 @@ def init_state(run: RunConfig, mesh: Any) -> TrainState:
     return jax.jit(make, out_shardings=shards)(jax.random.key(run.seed))
 
 
-def _fresh_state(
-    model: config_module.ModelConfig, constants: OptimConfig, key: jax.Array
-) -> TrainState:
+def _fresh_state(model: ModelConfig, constants: OptimConfig, key: jax.Array) -> TrainState:
     params = decoder.init_params(model, key)
     moments = optim.transformation(constants).init(params)
     return TrainState(jnp.zeros((), jnp.int32), params, moments)
@@ -122,7 +119,7 @@ def abstract_state(run: RunConfig, mesh: Any) -> TrainState:
     )
 
 
-def state_sharding(model: config_module.ModelConfig, constants: OptimConfig, mesh: Any) -> Any:
+def state_sharding(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Any:
     """A `TrainState` of shardings: moments lie where their parameters lie."""
     params = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
     transformation = optim.transformation(constants)

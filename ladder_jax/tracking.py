@@ -5,25 +5,19 @@ Holds `config.json`, `metrics.jsonl`, `checkpoints/` and `evals/`.  Needs no acc
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import importlib.metadata
 import json
 import math
 import os
 import platform
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from fitting.table import InputError, write_atomically
-from ladder_jax import config as config_module
+from ladder_jax import config_text
 from ladder_jax.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
-CANNOT_LOCK = "its file system cannot lock files: mount it with flock"
-_LOCK_PATIENCE_S = 15.0  # a killed worker's lock is free at once; a live one keeps it
 
 
 def read(run_directory: Path) -> list[dict[str, Any]]:
@@ -72,33 +66,6 @@ class MetricsLog:
         self._board.close()
 
 
-@contextlib.contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Keeps a second process from training into the same directory.
-
-    Raises:
-        InputError: another process holds it.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / ".lock", "w")  # noqa: SIM115
-    except OSError as e:
-        raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
-    with file:
-        deadline = time.monotonic() + _LOCK_PATIENCE_S
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(f"{directory}: another process is training it") from None
-                time.sleep(0.2)
-            except OSError as e:
-                raise InputError(f"{directory}: {CANNOT_LOCK} ({e.strerror})") from None
-        yield
-
-
 def check_directory(run: RunConfig, directory: Path) -> bool:
     """Whether the directory already is this run's; writes nothing.
 
@@ -110,8 +77,8 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
     path = directory / "config.json"
     if not path.is_file():
         return False
-    theirs = config_module.load_json(RunConfig, path)
-    there_is, here_is = config_module.identity(theirs), config_module.identity(run)
+    theirs = config_text.load_json(RunConfig, path)
+    there_is, here_is = config_text.identity(theirs), config_text.identity(run)
     if there_is != here_is:
         key, there, here = first_difference(there_is, here_is)
         raise InputError(
@@ -124,7 +91,7 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
 def claim_directory(run: RunConfig, directory: Path) -> None:
     """Writes `config.json` unless the directory already is this run's; see `check_directory`."""
     if not check_directory(run, directory):
-        text = config_module.to_json(run)
+        text = config_text.to_json(run)
         write_atomically(directory / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
 
 

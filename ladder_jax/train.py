@@ -13,8 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fitting.table import InputError
-from ladder_jax import config as config_module
-from ladder_jax import hardware, optim, preemption, sharding, tracking
+from ladder_jax import config_text, hardware, locks, optim, preemption, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.config import RunConfig
 from ladder_jax.data.pipeline import Packed, prepare, read_ahead
@@ -76,7 +75,8 @@ def train(
     with preemption.watch(), contextlib.ExitStack() as stack:
 
         def claim() -> None:
-            stack.enter_context(tracking.lock(directory))
+            taken = "another process is training it"
+            stack.enter_context(locks.held(directory / locks.FILE, taken, locks.PATIENCE_S))
             tracking.claim_directory(run, directory)
 
         sharding.on_primary(claim)
@@ -182,7 +182,7 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
 def _meta(run: RunConfig, packed: Packed, step: int) -> dict[str, Any]:
     """What a checkpoint tells: the run, and its place in the text, the same on any mesh."""
     return {
-        "config": config_module.identity(run),
+        "config": config_text.identity(run),
         "dtype": decoder.compute_dtype(run.model) or "float32",
         "data": {"next_batch": step, "fingerprint": packed.info.fingerprint},
     }

@@ -12,7 +12,8 @@ from fitting.table import InputError
 from ladder_jax import aot, aot_search, sharding
 from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY
-from ladder_jax.config import MeshConfig, ModelConfig, RunConfig, override
+from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
+from ladder_jax.config_text import override
 from ladder_jax.models.sizes import OLMO2_SIZES
 
 GIB = 2**30

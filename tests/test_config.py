@@ -5,15 +5,8 @@ import json
 import pytest
 
 from fitting.table import InputError
-from ladder_jax.config import (
-    ModelConfig,
-    RunConfig,
-    config_hash,
-    from_dict,
-    load_json,
-    override,
-    to_json,
-)
+from ladder_jax.config import ModelConfig, RunConfig
+from ladder_jax.config_text import config_hash, from_dict, load_json, override, to_json
 
 TINY = RunConfig(model=ModelConfig(d_model=32, n_heads=4, n_layers=2, d_ff=128, vocab_size=64))
 

@@ -21,8 +21,8 @@ from ladder_jax.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    to_json,
 )
+from ladder_jax.config_text import to_json
 from ladder_jax.eval import store
 from ladder_jax.tracking import read
 from tests.test_data import story

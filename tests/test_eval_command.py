@@ -30,14 +30,8 @@ from ladder_jax import (
     train,
 )
 from ladder_jax.checkpoint import Checkpoints
-from ladder_jax.config import (
-    DataConfig,
-    EvalConfig,
-    ModelConfig,
-    OptimConfig,
-    RunConfig,
-    to_json,
-)
+from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig
+from ladder_jax.config_text import to_json
 from ladder_jax.eval import loglik, metrics, mmlu, olmes, store
 from ladder_jax.models import counts, decoder
 from ladder_jax.step import TrainState, abstract_state, constants_of, state_sharding

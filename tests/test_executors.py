@@ -14,7 +14,7 @@ import pytest
 
 from fitting.table import InputError
 from ladder_jax import launch, measure, tracking
-from ladder_jax.config import to_json
+from ladder_jax.config_text import to_json
 from ladder_jax.launch import Demands, Ended, attempts, grid
 from ladder_jax.launch.child import Child
 from ladder_jax.launch.executor import Job
@@ -126,7 +126,8 @@ def test_a_node_that_does_not_see_the_directory_says_so(run, tmp_path):  # noqa:
 _LOCAL = """
 import pathlib, sys
 from ladder_jax import launch, preemption
-from ladder_jax.config import RunConfig, load_json
+from ladder_jax.config import RunConfig
+from ladder_jax.config_text import load_json
 if __name__ == "__main__":
     out, cache, *configs = map(pathlib.Path, sys.argv[1:])
     try:

@@ -18,7 +18,8 @@ from safetensors.numpy import load_file
 from ladder_jax import hf, measure, optim, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.cli import models
-from ladder_jax.config import DataConfig, MeshConfig, RunConfig, load_json, to_json
+from ladder_jax.config import DataConfig, MeshConfig, RunConfig
+from ladder_jax.config_text import load_json, to_json
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.data.tokenizer import load
 from ladder_jax.models import decoder

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from fitting.table import InputError
-from ladder_jax import launch, measure, tracking
-from ladder_jax.config import to_json
+from ladder_jax import launch, locks, measure, tracking
+from ladder_jax import train as training
+from ladder_jax.config_text import to_json
 from ladder_jax.launch.executor import Ended, Job
 from ladder_jax.launch.local import Local
 from ladder_jax.preemption import EXIT_CODE
@@ -64,14 +65,14 @@ def test_a_manifest_belongs_to_one_experiment(run, tmp_path):  # noqa: F811
         launch.claim_manifest("x", [runs[0], replace(runs[1], seed=9), runs[2]], tmp_path)
 
 
-def test_a_second_process_is_kept_out(tmp_path, monkeypatch):
-    monkeypatch.setattr(tracking, "_LOCK_PATIENCE_S", 0.1)
+def test_a_second_process_is_kept_out(run, cache, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.1)  # of train
     with (
-        tracking.lock(tmp_path),
+        locks.held(tmp_path / locks.FILE, "mine"),
         pytest.raises(InputError, match="another process is training it"),
-        tracking.lock(tmp_path),
     ):
-        pass
+        training.train(run, tmp_path, cache, progress=False)
+    assert [p.name for p in tmp_path.iterdir()] == [locks.FILE]
 
 
 def start(config, out, cache):  # noqa: F811

@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors.numpy import load_file
 
 from ladder_jax.config import ModelConfig
 from ladder_jax.models import counts, decoder
+from ladder_jax.models.linear import linear
 
 GOLDEN = Path(__file__).parent / "golden" / "olmo2_tiny.safetensors"
 OLMO2 = ModelConfig(
@@ -140,3 +142,18 @@ def test_initialisation_has_the_asked_for_spread():
     narrow = decoder.init_params(replace(wide, init_std=0.0), jax.random.key(0))
     assert float(narrow["head"].std()) == pytest.approx(64**-0.5, rel=0.05)
     np.testing.assert_array_equal(narrow["norm"]["scale"], 1.0)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)], ids=str)
+def test_a_custom_linear_has_the_gradients_of_a_plain_one(shape):
+    key = jax.random.key(0)
+    x, w = (jax.random.normal(key, s) for s in ((4, shape[0]), shape))
+
+    def total(x, w, how):
+        return jnp.sum(jnp.sin(linear(x, nnx.Param(w), how)))
+
+    plain, custom = (jax.grad(total, (0, 1))(x, w, how) for how in ("plain", "custom"))
+    for a, b in zip(plain, custom, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+    program = str(jax.make_jaxpr(jax.grad(total, 1), static_argnums=2)(x, w, "custom"))
+    assert ("optimization_barrier" in program) == (shape[0] > shape[1])

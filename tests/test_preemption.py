@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 
 from ladder_jax import preemption, score, tracking
-from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig, to_json
+from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig
+from ladder_jax.config_text import to_json
 from ladder_jax.eval import store
 from ladder_jax.tracking import read
 from tests.test_data import story

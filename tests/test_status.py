@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from ladder_jax import cli, launch, tracking
+from ladder_jax import cli, launch, locks, tracking
 from ladder_jax.launch import attempts
 from ladder_jax.preemption import EXIT_CODE
 from tests.test_train import run, text  # noqa: F401 (fixtures)
@@ -75,7 +75,7 @@ def test_a_killed_process_does_not_pass_for_one_at_work(run, directory):  # noqa
 
 def test_plain_training_is_seen_too(run, directory):  # noqa: F811
     log(directory)
-    with tracking.lock(directory):
+    with locks.held(directory / locks.FILE, ""):
         assert state(run, directory) == "running"
     assert state(run, directory) == "interrupted"
 

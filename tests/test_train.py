@@ -19,8 +19,8 @@ from ladder_jax.config import (
     ModelConfig,
     OptimConfig,
     RunConfig,
-    load_json,
 )
+from ladder_jax.config_text import load_json
 from ladder_jax.data import pipeline
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
@@ -173,7 +173,9 @@ def test_five_steps_on_any_mesh_are_those_of_one_device(axes, on_one_device):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-@pytest.mark.parametrize("change", [{"loss_chunk": 0}, {"loss_chunk": 24}, {"scan_layers": True}])
+@pytest.mark.parametrize(
+    "change", [{"loss_chunk": 0}, {"loss_chunk": 24}, {"scan_layers": True}, {"linear": "custom"}]
+)
 def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
     alone, other = on_one_device, steps_on(5, model=replace(MODEL, **change), data=1)
     np.testing.assert_allclose(other[0], alone[0], atol=1e-5)
@@ -335,22 +337,25 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
 
 
 def damage(directory, how):
-    files = [p for p in directory.rglob("*") if p.is_file() and "state" in p.parts]
-    largest = max(files, key=lambda p: p.stat().st_size)
-    content = bytearray(largest.read_bytes())
-    if how == "cut short":
-        largest.write_bytes(content[: len(content) // 2])
-    elif how == "flipped":
-        content[len(content) // 2] ^= 0x10
-        largest.write_bytes(content)
-    elif how == "meta":
-        (directory / "meta" / "metadata").write_text("{}")
-    else:
-        for path in files:
+    """All data files, as some bytes of each are of no use any more, and which ones varies."""
+    meta = directory / "meta" / "metadata"
+    if how in ("meta", "digest"):
+        tree = json.loads(meta.read_text())
+        tree["digest"] = tree["digest"][::-1]
+        meta.write_text(json.dumps(tree if how == "digest" else {}))
+        return
+    for path in (p for p in directory.rglob("*") if p.is_file() and p.parent.name == "d"):
+        content = bytearray(path.read_bytes())
+        if how == "cut short":
+            path.write_bytes(content[: len(content) // 2])
+        elif how == "flipped":
+            content[::512] = bytes(byte ^ 0x10 for byte in content[::512])
+            path.write_bytes(content)
+        else:
             path.unlink()
 
 
-@pytest.mark.parametrize("how", ["cut short", "flipped", "emptied", "meta"])
+@pytest.mark.parametrize("how", ["cut short", "flipped", "emptied", "meta", "digest"])
 def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache, capsys, how):
     score.train_and_score(run, tmp_path / "r", cache, progress=False)
     whole = results(tmp_path / "r")

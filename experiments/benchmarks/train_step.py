@@ -2,11 +2,12 @@
 
 Command:  python -m experiments.benchmarks.train_step
 Hardware: one CPU core.  The sides `torch` need the extra `bench`.
-Time:     two and a half minutes with --rounds 4 --steps 4.
+Time:     three and a half minutes with --rounds 4 --steps 4.
 Expected: README.md of this folder.
 
 Sides:
-  ours   the jitted step of training (ladder_jax.step), float32 or bfloat16
+  ours   the jitted step of training (ladder_jax.step), float32 or bfloat16; `custom` is float32
+         with model.linear custom
   torch  Olmo2ForCausalLM with scaled-dot-product attention, cross-entropy of all logits, clipping
          and fused AdamW, float32 or under bfloat16 autocast
 
@@ -35,7 +36,7 @@ from tqdm import tqdm
 from experiments.benchmarks import common
 from fitting.table import InputError
 
-SIDES = ("ours float32", "ours bfloat16", "torch float32", "torch bfloat16")
+SIDES = ("ours float32", "ours custom", "ours bfloat16", "torch float32", "torch bfloat16")
 _COMMAND = "python -m experiments.benchmarks.train_step"
 
 

@@ -51,9 +51,9 @@ class Side(NamedTuple):
 
 def start(name: str, home: str) -> Side:
     """A side (`ours float32`, ...) that is compiled and has taken the compared steps."""
-    engine, dtype = name.split()
+    engine, kind = name.split()
     begun = time.process_time()
-    train, product = {"ours": _ours, "torch": _torch}[engine](dtype, Path(home) / name)
+    train, product = {"ours": _ours, "torch": _torch}[engine](kind, Path(home) / name)
     losses = [train(batch, i) for i, batch in enumerate(_batches())]
     product()
     facts = {
@@ -75,9 +75,16 @@ def _run() -> RunConfig:
     return RunConfig(model=MODEL, optim=OPTIM, n_steps=N_COMPARED, batch_seqs=N_SEQS)
 
 
-def _ours(dtype: str, home: Path) -> tuple[Callable, Callable]:
+_OURS = {
+    "float32": MODEL,
+    "custom": replace(MODEL, linear="custom"),
+    "bfloat16": replace(MODEL, dtype="bfloat16"),
+}
+
+
+def _ours(kind: str, home: Path) -> tuple[Callable, Callable]:
     mesh = sharding.make_mesh(MeshConfig())
-    model = replace(MODEL, dtype=dtype)
+    model = _OURS[kind]
     function = step.make_step(model, step.constants_of(OPTIM), mesh)
     with sharding.use_mesh(mesh):
         states = [step.init_state(_run(), mesh)]

@@ -198,7 +198,8 @@ def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> 
 
 
 def _run(args: argparse.Namespace) -> Any:
-    from ladder_jax.config import RunConfig, load_json
+    from ladder_jax.config import RunConfig
+    from ladder_jax.config_text import load_json
 
     return load_json(RunConfig, Path(args.checkpoint) / "config.json")
 

@@ -21,7 +21,8 @@ def export_hf(args: argparse.Namespace) -> None:
     Reads `checkpoint` (a run's directory), `step` (None: the newest), `out` and `dtype`.
     """
     from ladder_jax import hf
-    from ladder_jax.config import RunConfig, load_json
+    from ladder_jax.config import RunConfig
+    from ladder_jax.config_text import load_json
     from ladder_jax.models import counts
 
     directory, out = Path(args.checkpoint), Path(args.out)

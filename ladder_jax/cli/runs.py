@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _overridden(runs: list[Any], overrides: list[str]) -> list[Any]:
     """Runs under what the command line says of data and machines; the rest is the experiment's."""
-    from ladder_jax import config
+    from ladder_jax import config, config_text
 
     allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
     for text in overrides:
@@ -78,7 +78,7 @@ def _overridden(runs: list[Any], overrides: list[str]) -> list[Any]:
                 f"{text}: ladder run changes --data.*, --mesh.* and how models are computed alone; "
                 "the rest is the experiment's config"
             )
-    return [config.override(run, overrides) for run in runs]
+    return [config_text.override(run, overrides) for run in runs]
 
 
 def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
@@ -237,7 +237,8 @@ def status(args: argparse.Namespace) -> None:
 def train(args: argparse.Namespace) -> None:
     """Trains and scores one run."""
     from ladder_jax import compilation, preemption
-    from ladder_jax.config import RunConfig, load_json, override
+    from ladder_jax.config import RunConfig
+    from ladder_jax.config_text import load_json, override
     from ladder_jax.download import cache_dir
 
     preemption.end_when_told()  # until training watches

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fitting.table import InputError
-from ladder_jax.config import load_json
+from ladder_jax.config_text import load_json
 
 KINDS = ("jsonl", "text", "tfds", "huggingface")
 DOLMA2 = "dolma2"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from fitting.table import InputError
-from ladder_jax import tracking
+from ladder_jax import locks
 
 _PARTIAL = ".partial-"
 _PATIENCE_S = 20.0  # for a bucket to answer at all
@@ -43,13 +42,7 @@ def claim(root: epath.Path) -> Iterator[None]:
     if is_remote(root):
         yield
         return
-    with open(Path(root) / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{root}: another build is writing there") from None
-        except OSError as e:
-            raise InputError(f"{root}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
+    with locks.held(Path(root) / locks.FILE, "another build is writing there"):
         for left in Path(root).glob(f"{_PARTIAL}*"):  # by one that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import fcntl
 import json
 import os
 import socket
@@ -18,13 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
-from ladder_jax import preemption, tracking
+from ladder_jax import locks, preemption
 
 FILE = "attempts.jsonl"
 _BEAT_S = 15.0
 _STALE_S = 120.0  # without a beat from another machine, nobody is at work there
-_PATIENCE_S = 15.0  # a killed process's lock is free at once; a live one keeps it
 
 
 @contextlib.contextmanager
@@ -35,17 +32,7 @@ def record(directory: Path) -> Iterator[None]:
         InputError: another process does, or the directory cannot be written.
     """
     path, over = directory / FILE, threading.Event()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-    except OSError as e:
-        raise InputError(f"{directory}: cannot be written: {e.strerror}") from None
-    with file:
-        deadline = time.monotonic() + _PATIENCE_S
-        while not _can_lock(directory, file):
-            if time.monotonic() > deadline:
-                raise InputError(f"{directory}: another process is at work on it")
-            time.sleep(0.2)
+    with locks.held(path, "another process is at work on it", locks.PATIENCE_S):
         _append(directory, {"began": _now(), "node": this_node(), "host": socket.gethostname(),
                             "pid": os.getpid()})  # fmt: skip
         threading.Thread(target=_beat, args=(path, over), daemon=True).start()
@@ -74,7 +61,7 @@ def read(directory: Path) -> list[dict[str, Any]]:
 
 def is_alive(directory: Path, rows: list[dict[str, Any]]) -> bool:
     """Whether a process works on the run; `rows` are those of `read`."""
-    if _is_locked(directory / FILE) or _is_locked(directory / ".lock"):
+    if locks.is_held(directory / FILE) or locks.is_held(directory / locks.FILE):
         return True
     if not rows or "ended" in rows[-1] or rows[-1].get("host") == socket.gethostname():
         return False
@@ -92,29 +79,6 @@ def failure(rows: list[dict[str, Any]]) -> str | None:
 def this_node() -> str:
     """The name of this machine, or of the part of it that a launcher calls a node."""
     return os.environ.get("LADDER_NODE") or socket.gethostname()
-
-
-def _is_locked(path: Path) -> bool:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return not _try_lock(file, fcntl.LOCK_SH)
-    except OSError:
-        return False
-
-
-def _try_lock(file: Any, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def _can_lock(directory: Path, file: Any) -> bool:
-    try:
-        return _try_lock(file, fcntl.LOCK_EX)
-    except OSError as e:
-        raise InputError(f"{directory}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
 
 
 def _append(directory: Path, row: dict[str, Any]) -> None:

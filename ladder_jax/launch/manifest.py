@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fitting.table import InputError, write_atomically
-from ladder_jax import config, tracking
-from ladder_jax.config import RunConfig, config_hash
+from ladder_jax import locks, tracking
+from ladder_jax.config import RunConfig
+from ladder_jax.config_text import config_hash, load_json, to_json
 
 FILE = "manifest.json"
 
@@ -37,7 +37,7 @@ def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dic
             key, _, _ = tracking.first_difference(theirs, manifest)
             raise InputError(f"{out} belongs to another config ({key} differs): use another --out")
     for run in runs:
-        _write(config_path(out, run), config.to_json(run))
+        _write(config_path(out, run), to_json(run))
     _write(path, json.dumps(manifest, indent=2) + "\n")
     return manifest
 
@@ -59,7 +59,7 @@ def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
     if not isinstance(manifest, dict) or not {"experiment", "runs"} <= set(manifest):
         raise InputError(f"{out / FILE}: is no manifest; remove it to have it made again")
     paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]
-    return manifest["experiment"], [config.load_json(RunConfig, path) for path in paths]
+    return manifest["experiment"], [load_json(RunConfig, path) for path in paths]
 
 
 def _write(path: Path, text: str) -> None:
@@ -74,18 +74,6 @@ def held(out: Path) -> Iterator[None]:
     Raises:
         InputError: there is one, or the directory cannot be written.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        file = open(out / ".lock", "w")  # noqa: SIM115
-    except OSError as e:
-        raise InputError(f"{out}: cannot be written: {e.strerror}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            if not isinstance(e, BlockingIOError):
-                raise InputError(f"{out}: {tracking.CANNOT_LOCK} ({e.strerror})") from None
-            raise InputError(
-                f"{out}: another ladder run is at work there; ladder status {out} shows it"
-            ) from None
+    taken = f"another ladder run is at work there; ladder status {out} shows it"
+    with locks.held(out / locks.FILE, taken):
         yield

@@ -23,10 +23,10 @@ from ladder_jax.models.layers import (
     Rotary,
     init_std,
     kernel,
-    linear,
     rotary,
     visible,
 )
+from ladder_jax.models.linear import linear
 from ladder_jax.sharding import constrain, platform
 
 Params = dict[str, Any]
@@ -138,7 +138,7 @@ class Decoder(nnx.Module):
 
         In bfloat16, logits of choices that differ by little would tie.
         """
-        logits = linear(hidden_BxLxD, self.head, jnp.float32)
+        logits = linear(hidden_BxLxD, self.head, dtype=jnp.float32)
         return constrain(logits, "batch", "length", "vocab")
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 
 from ladder_jax.config import ModelConfig
 from ladder_jax.models import fused
+from ladder_jax.models.linear import linear
 from ladder_jax.sharding import constrain
 
 Rotary = tuple[jax.Array, jax.Array]
@@ -62,15 +63,6 @@ class RMSNorm(nnx.Module):
         return (scaled * scale.reshape((1,) * (x.ndim - 1) + scale.shape)).astype(x.dtype)
 
 
-def linear(x: jax.Array, kernel: nnx.Param, dtype: Any = None) -> jax.Array:
-    """x @ kernel over the last axis, as one matrix product of all rows; in `dtype` if given.
-
-    XLA on CPU otherwise copies activations for the kernel's gradient.
-    """
-    rows = jnp.matmul(x.reshape(-1, x.shape[-1]), kernel[...], preferred_element_type=dtype)
-    return rows.reshape(*x.shape[:-1], rows.shape[-1])
-
-
 def rotary(position_BxL: np.ndarray | jax.Array, head_dim: int, theta: float) -> Rotary:
     """Cosines and sines of the rotary angles, each float32 of shape (B, L, 1, K / 2).
 
@@ -107,14 +99,14 @@ class Attention(nnx.Module):
             config.kv_heads,
             config.head_dim,
         )
-        self.config = config
+        self.config, self.how = config, config.linear
 
     def keys_values(self, x_BxLxD: jax.Array, turn: Rotary) -> tuple[jax.Array, jax.Array]:
         """Turned keys, and values, each of shape (B, G, L, K)."""
         b, length, _ = x_BxLxD.shape
         shape = (b, length, self.n_groups, self.head_dim)
-        key = self.key_norm(linear(x_BxLxD, self.key)).reshape(shape)
-        value = linear(x_BxLxD, self.value).reshape(shape)
+        key = self.key_norm(linear(x_BxLxD, self.key, self.how)).reshape(shape)
+        value = linear(x_BxLxD, self.value, self.how).reshape(shape)
         return rotate(key, turn).transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
     def __call__(
@@ -128,8 +120,8 @@ class Attention(nnx.Module):
         b, length, _ = x_BxLxD.shape
         g, k = self.n_groups, self.head_dim
         r = self.n_heads // g
-        q = self.query_norm(linear(x_BxLxD, self.query)).reshape(b, length, self.n_heads, k)
-        q = rotate(q, turn)
+        q = self.query_norm(linear(x_BxLxD, self.query, self.how))
+        q = rotate(q.reshape(b, length, self.n_heads, k), turn)
         key, value = self.keys_values(x_BxLxD, turn)
         if bias_BxLxS is None:
             causal = fused.attention(self.config, length, q.dtype)
@@ -150,7 +142,7 @@ class Attention(nnx.Module):
 
     def _out(self, mixed_BxLxHK: jax.Array) -> jax.Array:
         rows = mixed_BxLxHK.reshape(*mixed_BxLxHK.shape[:2], -1)
-        return linear(constrain(rows, "batch", "length", "heads"), self.out)
+        return linear(constrain(rows, "batch", "length", "heads"), self.out, self.how)
 
 
 def attend(
@@ -196,10 +188,12 @@ class MLP(nnx.Module):
         self.gate = kernel(rngs, (d, f), ("embed", "mlp"), std)
         self.up = kernel(rngs, (d, f), ("embed", "mlp"), std)
         self.down = kernel(rngs, (f, d), ("mlp", "embed"), std)
+        self.how = config.linear
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        hidden = jax.nn.silu(linear(x_BxLxD, self.gate)) * linear(x_BxLxD, self.up)
-        return linear(constrain(hidden, "batch", "length", "mlp"), self.down)
+        gate, up = (linear(x_BxLxD, kernel, self.how) for kernel in (self.gate, self.up))
+        hidden = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
+        return linear(hidden, self.down, self.how)
 
 
 class Block(nnx.Module):
