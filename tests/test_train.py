@@ -344,15 +344,15 @@ def damage(directory, how):
         tree["digest"] = tree["digest"][::-1]
         meta.write_text(json.dumps(tree if how == "digest" else {}))
         return
-    for path in (p for p in directory.rglob("*") if p.is_file() and p.parent.name == "d"):
+    for path in [p for p in (directory / "state").rglob("*") if p.is_file()]:
         content = bytearray(path.read_bytes())
-        if how == "cut short":
+        if how == "emptied":
+            path.unlink()
+        elif path.parent.name == "d" and how == "cut short":
             path.write_bytes(content[: len(content) // 2])
-        elif how == "flipped":
+        elif path.parent.name == "d":
             content[::512] = bytes(byte ^ 0x10 for byte in content[::512])
             path.write_bytes(content)
-        else:
-            path.unlink()
 
 
 @pytest.mark.parametrize("how", ["cut short", "flipped", "emptied", "meta", "digest"])
