@@ -150,9 +150,13 @@ def test_the_search_finds_the_least_recomputation_then_the_largest_micro_batch()
         (1, "dots", 2, least),
         (1, "dots", 2, 0.0),
     ]
+
+
+def test_what_is_printed_lays_a_run_out_alike():
+    model = replace(SMALL, attention="plain", remat="dots", scan_layers=True)
+    found = RunConfig(model=model, mesh=MeshConfig(1, 4, 2, 8))
     words = aot_search.overrides(found)
-    assert override(RunConfig(), words).mesh == found.mesh
-    assert override(RunConfig(), words).model.remat == "dots"
+    assert override(RunConfig(model=SMALL), words) == found
 
 
 def test_the_search_goes_to_more_tensor_parallelism_and_ends_with_the_leanest():
