@@ -16,7 +16,7 @@ Sides:
 The model has 57 million random weights (width 384, 8 layers).  All sides get the same token ids:
 those of dolma2, modulo --vocabulary if that is smaller.  Conditional requests of each task's first
 documents; tokenisation and loading are not timed.  Each side runs in a process of one core and one
-thread that holds freed memory (mallopt), ours before and after the others.  CPU seconds, warm: ours
+thread that holds freed memory, ours before and after the others.  CPU seconds, warm: ours
 the median of later calls (the first gives cold and compile), the others' one call after each shape
 was computed once.  Agreement with ours: largest |difference| / tokens, and documents whose
 likeliest choice differs.  Ceiling: tokens of all requests alone / tokens that ours computes.

@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.benchmarks import common
-from ladder_jax import compilation, hf
+from ladder_jax import hf
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, olmes, packing, requests
 from ladder_jax.eval.requests import Bundle, Ids
@@ -245,7 +245,6 @@ SIDES = {f.__name__: f for f in (ours, plain, plain_gathered, harness, batch_siz
 
 def run(side: str, job: tuple[Any, ...], out: str) -> None:
     """Measures a side in this process; writes `{out}.npy` and `{out}.json`."""
-    compilation.hold_memory()  # torch's memory, too
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     found, cells = SIDES[side](Job(*job))
     np.save(f"{out}.npy", found)

@@ -14,7 +14,7 @@ Sides:
 Width 128, 4 layers, 4 heads, feed-forward 512, vocabulary 4096, 8 sequences of 256 tokens.  AdamW's
 constants, weight decay (none on the input table) and the learning rate of every step are equal;
 neither side has the z-loss.  Each side is a process of one core and one thread that holds freed
-memory (mallopt).  They take turns: a round is some steps of one side, then of the next, and
+memory.  They take turns: a round is some steps of one side, then of the next, and
 beside them a product of two 1024 x 1024 matrices in float32, the peak that utilisation (MFU) is
 of.  FLOPs of a token: 6 for each weight of a matrix, the head included, and 12 x layers x width x
 length for attention, not halved for causality.
