@@ -96,9 +96,14 @@ def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable
 
 def init_state(run: RunConfig, mesh: Any) -> TrainState:
     """A fresh state, laid out on the mesh from the start."""
-    shards = state_sharding(run.model, constants_of(run.optim), mesh)
-    make = functools.partial(_fresh_state, run.model, constants_of(run.optim))
-    return jax.jit(make, out_shardings=shards)(jax.random.key(run.seed))
+    return _initialiser(run.model, constants_of(run.optim), mesh)(jax.random.key(run.seed))
+
+
+@functools.cache
+def _initialiser(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
+    """The jitted function of a key that makes a fresh state."""
+    make = functools.partial(_fresh_state, model, constants)
+    return jax.jit(make, out_shardings=state_sharding(model, constants, mesh))
 
 
 def _fresh_state(model: ModelConfig, constants: OptimConfig, key: jax.Array) -> TrainState:
@@ -109,11 +114,14 @@ def _fresh_state(model: ModelConfig, constants: OptimConfig, key: jax.Array) -> 
 
 def abstract_state(run: RunConfig, mesh: Any) -> TrainState:
     """Shapes, dtypes and shardings of a run's state."""
-    constants = constants_of(run.optim)
-    shapes = jax.eval_shape(
-        functools.partial(_fresh_state, run.model, constants), jax.random.key(0)
-    )
-    shards = state_sharding(run.model, constants, mesh)
+    return _abstract_state(run.model, constants_of(run.optim), mesh)
+
+
+@functools.cache
+def _abstract_state(model: ModelConfig, constants: OptimConfig, mesh: Any) -> TrainState:
+    make = functools.partial(_fresh_state, model, constants)
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    shards = state_sharding(model, constants, mesh)
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shards
     )

@@ -153,9 +153,20 @@ def reached(directory, step):
     return any(row["step"] >= step for row in tracking.read(directory))
 
 
-def test_local_workers_are_told_saved_and_killed_to_the_same_bits(run, tmp_path, cache):  # noqa: F811
+@pytest.fixture(scope="module")
+def whole(run, cache, tmp_path_factory):  # noqa: F811
+    """Three runs that nothing disturbs, and where they are."""
     long = replace(run, n_steps=400, checkpoint_every=200)
-    launch.train_all([long], tmp_path / "whole", cache, workers=1)
+    runs = [replace(long, name=f"r{i}", seed=i) for i in range(3)]
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        launch.train_all(runs, out, cache, workers=2)
+    return runs, out
+
+
+def test_local_workers_are_told_saved_and_killed_to_the_same_bits(whole, tmp_path, cache):  # noqa: F811
+    (long, *_), undisturbed = whole
     script, config, out = tmp_path / "script.py", tmp_path / "config.json", tmp_path / "cut"
     script.write_text(_LOCAL)
     config.write_text(to_json(long))
@@ -175,7 +186,7 @@ def test_local_workers_are_told_saved_and_killed_to_the_same_bits(run, tmp_path,
     os.kill(began(directory)[-1]["pid"], signal.SIGKILL)  # a worker: its run starts again
     assert process.wait(300) == 0
     assert [row["code"] for row in attempts.read(directory) if "code" in row] == [75, None, 0]
-    assert results(directory) == results(launch.run_directory(tmp_path / "whole", long))
+    assert results(directory) == results(launch.run_directory(undisturbed, long))
 
 
 SLURM = {
@@ -300,7 +311,7 @@ def test_a_slice_of_two_hosts_is_one_run_of_two_processes(run, tmp_path, cache, 
 
 
 def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, which it ends
-    run,  # noqa: F811
+    whole,
     tmp_path,
     cache,  # noqa: F811
     nodes,
@@ -310,8 +321,7 @@ def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, whi
     from ladder_jax.launch.on_ray import Ray
 
     monkeypatch.setenv("LADDER_CACHE", str(cache))
-    long = replace(run, n_steps=400, checkpoint_every=200)
-    runs = [replace(long, name=f"r{i}", seed=i) for i in range(3)]
+    runs, undisturbed = whole
     out = tmp_path / "ray"
     launch.claim_manifest("t", runs, out)
     directories = {member.name: launch.run_directory(out, member) for member in runs}
@@ -354,10 +364,9 @@ def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, whi
     assert all(codes[n].count(0) == 1 and codes[n][-1] == 0 for n in codes)
     assert len({nodes for tries in held.values() for nodes in tries}) == 3
 
-    launch.train_all(runs, tmp_path / "local", cache, workers=2)
-    ours, theirs = measure.from_runs(out), measure.from_runs(tmp_path / "local")
+    ours, theirs = measure.from_runs(out), measure.from_runs(undisturbed)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     for member in runs:
         assert results(directories[member.name]) == results(
-            launch.run_directory(tmp_path / "local", member)
+            launch.run_directory(undisturbed, member)
         )

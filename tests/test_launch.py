@@ -1,6 +1,7 @@
 """Runs side by side, and real kills: what SIGKILL ends resumes to the bit."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,6 +18,12 @@ from ladder_jax.launch.executor import Ended, Job
 from ladder_jax.launch.local import Local
 from ladder_jax.preemption import EXIT_CODE
 from tests.test_train import cache, results, run, text  # noqa: F401 (fixtures)
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """What is started here has one device, and compiles in half the time."""
+    monkeypatch.setenv("XLA_FLAGS", "")
 
 
 def grid(run):  # noqa: F811
@@ -78,6 +85,7 @@ def test_a_second_process_is_kept_out(run, cache, tmp_path, monkeypatch):  # noq
 def start(config, out, cache):  # noqa: F811
     command = [sys.executable, "-m", "ladder_jax.cli", "train", str(config), "--out", str(out)]
     env = {"LADDER_CACHE": str(cache), "JAX_PLATFORMS": "cpu", "PATH": "/usr/bin:/bin"}
+    env |= {key: value for key, value in os.environ.items() if key.startswith("JAX_")}
     return subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 

@@ -155,12 +155,17 @@ def test_the_report_names_what_it_was_made_from(tmp_path):
 
 @pytest.fixture
 def experiment(run, monkeypatch, cache):  # noqa: F811
-    """Four tiny runs and a target on made-up text, held-out loss alone."""
+    """Four tiny runs and a target on made-up text, held-out loss alone.
+
+    On one device and of few layers, which is what compiling them takes.
+    """
+    monkeypatch.setenv("XLA_FLAGS", "")  # of the workers
     recipe = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=1e-3,
                     extra_steps=0, tokens_per_param=0.1)  # fmt: skip
     base = replace(run, eval=replace(run.eval, n_checkpoints=2))
-    sizes = {"a": replace(MODEL, d_model=16, d_ff=32), "b": MODEL}
-    later = Ladder("t", {"c": replace(MODEL, n_layers=3)}, (1.0,), recipe, base).runs()
+    small = replace(MODEL, n_layers=1)
+    sizes = {"a": replace(small, d_model=16, d_ff=32), "b": small}
+    later = Ladder("t", {"c": MODEL}, (1.0,), recipe, base).runs()
     ladder = Ladder(
         "t", sizes, (0.5, 1.0), recipe, base, {r.name: LadderTarget(r, r.n_tokens) for r in later}
     )

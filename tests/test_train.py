@@ -1,6 +1,8 @@
 """Training: golden step, sharding, schedule, and resuming to the bit."""
 
+import functools
 import json
+import shutil
 from dataclasses import replace
 
 import jax
@@ -40,7 +42,7 @@ def text(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run(text):
     return RunConfig(
         name="tiny",
@@ -56,6 +58,20 @@ def run(text):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(run, cache, tmp_path_factory):
+    """The run, trained and scored."""
+    directory = tmp_path_factory.mktemp("undisturbed") / "r"
+    score.train_and_score(run, directory, cache, progress=False)
+    return directory
+
+
+@pytest.fixture
+def trained(undisturbed, tmp_path):
+    """A copy of it, to do with as one likes."""
+    return shutil.copytree(undisturbed, tmp_path / "r")
 
 
 def results(directory):
@@ -140,12 +156,18 @@ MESHES = [
 ]
 
 
+@functools.cache
+def fresh():
+    """A state as runs begin with it."""
+    return jax.device_get(step.init_state(RunConfig(model=MODEL), mesh_of(data=1)))
+
+
 def steps_on(n, model=MODEL, **axes):
     """Losses of n steps, gradient norms, and the state after them."""
     config, constants = MeshConfig(**axes), OptimConfig()
     mesh = mesh_of(**{k: v for k, v in axes.items() if k != "micro_seqs"})
     n_micro = sharding.micro_batches(8, config, mesh)
-    state = step.init_state(RunConfig(model=model), mesh)
+    state = jax.device_put(fresh(), step.state_sharding(model, constants, mesh), may_alias=False)
     own = sharding.own_rows(n_micro, 8, mesh)
     function, found = step.make_step(model, constants, mesh), []
     schedule = optim.schedule_of(OptimConfig(lr_peak=0.01), 10)
@@ -191,11 +213,13 @@ def test_a_batch_that_does_not_divide_is_refused():
 
 
 def test_parameters_and_moments_lie_where_the_rules_say(run):
-    mesh = mesh_of(fsdp=4, tensor=2)
+    mesh = mesh_of(data=2, fsdp=2, tensor=2)
     state = step.init_state(run, mesh)
+    for a, b in zip(*map(jax.tree.leaves, (state, fresh())), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)  # drawn as on one device
     gate = state.params["layers"]["mlp"]["gate"]
     assert tuple(gate.sharding.spec) == (None, "fsdp", "tensor")
-    assert gate.addressable_shards[0].data.shape == (2, 32 // 4, 64 // 2)
+    assert gate.addressable_shards[0].data.shape == (2, 32 // 2, 64 // 2)
     assert tuple(state.params["embed"].sharding.spec) == ("tensor", "fsdp")
     adam = state.moments[1]
     for moments in (adam.mu, adam.nu):
@@ -269,22 +293,21 @@ def test_losses_cover_the_same_text_in_nats_and_bytes(run, cache):
     assert few.n_bytes < whole.n_bytes
 
 
-def test_a_run_learns_logs_and_measures(run, tmp_path, cache):
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
-    assert load_json(RunConfig, tmp_path / "r" / "config.json") == run
-    rows = read(tmp_path / "r")
+def test_a_run_learns_logs_and_measures(run, trained, cache):
+    assert load_json(RunConfig, trained / "config.json") == run
+    rows = read(trained)
     assert [r["step"] for r in rows] == [8, 10, 16, 20, 24]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.3
     assert rows[-1]["n_tokens"] == 24 * 8 * 16
     packed = pipeline.prepare(run.data, MODEL.seq_len, cache)
     assert rows[-1]["epoch"] == 24 * 8 * 16 / packed.info.n_tokens["train"]
-    evals = [json.loads(t) for t in results(tmp_path / "r")[0].values()]
+    evals = [json.loads(t) for t in results(trained)[0].values()]
     assert [e["step"] for e in evals] == [8, 16, 24]
     assert evals[-1]["values"]["lm_bpb"] < evals[0]["values"]["lm_bpb"]
-    assert tracking.is_done(run, tmp_path / "r")
-    before = results(tmp_path / "r")
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)  # nothing left to do
-    assert results(tmp_path / "r") == before
+    assert tracking.is_done(run, trained)
+    before = results(trained)
+    score.train_and_score(run, trained, cache, progress=False)  # nothing left to do
+    assert results(trained) == before
 
 
 def test_a_run_is_scored_on_its_tasks_once(run, tmp_path, cache):
@@ -309,9 +332,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("where", ["between saves", "before the first save"])
 def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
-    run, tmp_path, cache, monkeypatch, where
+    run, undisturbed, tmp_path, cache, monkeypatch, where
 ):
-    score.train_and_score(run, tmp_path / "whole", cache, progress=False)
     real, calls = train._collect, []
 
     def collect(*args):
@@ -325,11 +347,11 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
         score.train_and_score(run, tmp_path / "cut", cache, progress=False)
     monkeypatch.undo()
     score.train_and_score(run, tmp_path / "cut", cache, progress=False)
-    assert results(tmp_path / "cut") == results(tmp_path / "whole")
+    assert results(tmp_path / "cut") == results(undisturbed)
     mesh = sharding.make_mesh(run.mesh)
     ends = []
-    for name in ("cut", "whole"):
-        kept = Checkpoints(tmp_path / name / "checkpoints")
+    for directory in (tmp_path / "cut", undisturbed):
+        kept = Checkpoints(directory / "checkpoints")
         ends.append(kept.restore_newest(step.abstract_state(run, mesh))[0])
         kept.close()
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
@@ -356,17 +378,17 @@ def damage(directory, how):
 
 
 @pytest.mark.parametrize("how", ["cut short", "flipped", "emptied", "meta", "digest"])
-def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, tmp_path, cache, capsys, how):
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
-    whole = results(tmp_path / "r")
-    damage(tmp_path / "r" / "checkpoints" / "24", how)
-    (tmp_path / "r" / "evals" / "heldout-00000024.json").unlink()
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, trained, cache, capsys, how):
+    whole = results(trained)
+    damage(trained / "checkpoints" / "24", how)
+    (trained / "evals" / "heldout-00000024.json").unlink()
+    capsys.readouterr()
+    score.train_and_score(run, trained, cache, progress=False)
     said = capsys.readouterr().err
     assert "checkpoint 24 is corrupt" in said
     assert len(said.splitlines()) == 1
-    assert results(tmp_path / "r") == whole
-    assert tracking.is_done(run, tmp_path / "r")
+    assert results(trained) == whole
+    assert tracking.is_done(run, trained)
 
 
 def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, monkeypatch):
@@ -396,9 +418,8 @@ def test_a_first_step_to_nowhere_is_no_success(run, tmp_path, cache):
     assert not (tmp_path / "r" / "checkpoints" / "1").exists()
 
 
-def test_a_passing_read_error_loses_nothing(run, tmp_path, cache, monkeypatch):
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
-    kept = Checkpoints(tmp_path / "r" / "checkpoints")
+def test_a_passing_read_error_loses_nothing(run, trained, monkeypatch):
+    kept = Checkpoints(trained / "checkpoints")
 
     def busy(*args, **kwargs):
         raise OSError(24, "Too many open files")
