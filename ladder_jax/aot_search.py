@@ -75,8 +75,8 @@ def overrides(run: RunConfig) -> list[str]:
         "mesh.fsdp": run.mesh.fsdp,
         "mesh.tensor": run.mesh.tensor,
         "mesh.micro_seqs": run.mesh.micro_seqs,
-        "model.attention": run.model.attention,
         "model.remat": run.model.remat,
+        "model.attention": run.model.attention,
         "model.scan_layers": str(run.model.scan_layers).lower(),
     }
     return [word for key, value in values.items() for word in (f"--{key}", str(value))]
