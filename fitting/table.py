@@ -8,8 +8,6 @@ field and mend.
 from __future__ import annotations
 
 import csv
-import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-
-class InputError(ValueError):
-    """Input that a user can mend; its text is one line that says where and how."""
+from fitting.errors import InputError
+from fitting.io import write_atomically
 
 
 @dataclass(frozen=True)
@@ -208,41 +205,6 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
         if kind == "csv"
         else (lambda p: frame.to_parquet(p, index=False)),
     )
-
-
-def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> None:
-    """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds.
-
-    A link is followed.
-
-    Raises:
-        InputError: the path cannot be written, or is a directory or device.
-    """
-    if not str(path):
-        raise InputError("the output path is empty: name a file")
-    final = Path(os.path.realpath(path))
-    if final.exists() and not final.is_file():
-        raise InputError(f"{path}: cannot be written: it is no regular file")
-    temporary = None
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(final.suffix, f".{final.stem}-", final.parent)
-        os.close(handle)
-        temporary = Path(name)
-        write_to(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
-        os.replace(temporary, final)
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written: {e.strerror or e}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _kind(path: Path) -> str:

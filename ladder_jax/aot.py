@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import optim, sharding, step
 from ladder_jax.config import MeshConfig, RunConfig
 from ladder_jax.hardware import CHIPS, Chip

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import sharding
 
 _RECENT = 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 
 def _require(condition: bool, message: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import draccus
 from draccus.utils import DraccusException
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import EXECUTION, RunConfig
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 PATIENCE_S = 300
 _REPLY_S = 10

@@ -12,7 +12,7 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import wheels
 from ladder_jax.wheels import Wheel
 

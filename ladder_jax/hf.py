@@ -21,7 +21,7 @@ from huggingface_hub import errors
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT
 from ladder_jax.hf_config import CONFIG_FILE, read_config, to_config

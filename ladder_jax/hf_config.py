@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import ModelConfig
 from ladder_jax.models.layers import init_std
 

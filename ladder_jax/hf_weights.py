@@ -20,7 +20,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import ModelConfig
 from ladder_jax.hf_config import CONFIG_FILE, is_tied
 from ladder_jax.models import decoder

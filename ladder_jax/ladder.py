@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import ModelConfig, RunConfig
 from ladder_jax.models import counts
 

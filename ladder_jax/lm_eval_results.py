@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fitting.errors import InputError
 from fitting.table import (
     COLUMNS,
     INTEGER_COLUMNS,
     TEXT_COLUMNS,
-    InputError,
     Problem,
     check_value,
     fail_if,

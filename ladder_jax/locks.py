@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 FILE = ".lock"
 PATIENCE_S = 15.0  # a killed process's lock is free at once; a live one keeps it

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fitting.table import COLUMNS, INTEGER_COLUMNS, InputError
+from fitting.errors import InputError
+from fitting.table import COLUMNS, INTEGER_COLUMNS
 from ladder_jax import tracking
 from ladder_jax.config import ModelConfig, RunConfig
 from ladder_jax.config_text import load_json

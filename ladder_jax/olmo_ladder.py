@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from fitting.errors import InputError
 from fitting.table import (
     COLUMNS,
     INTEGER_COLUMNS,
     MAX_INTEGER,
     METRICS,
-    InputError,
     Problem,
     check_value,
     read_rows,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import preemption, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints, Corrupt
 from ladder_jax.config import DataConfig, EvalConfig, RunConfig

@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import MeshConfig, ModelConfig
 
 AXES = ("data", "fsdp", "tensor")

@@ -13,7 +13,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError, write_atomically
+from fitting.errors import InputError
+from fitting.io import write_atomically
 from ladder_jax import config_text
 from ladder_jax.config import RunConfig
 

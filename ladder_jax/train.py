@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import config_text, hardware, locks, optim, preemption, sharding, tracking
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.config import RunConfig

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 
 @dataclass(frozen=True)

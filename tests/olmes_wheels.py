@@ -11,7 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import download
 from ladder_jax.data.sources import Document
 from ladder_jax.data.tokenizer import train_bpe

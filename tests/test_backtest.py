@@ -5,8 +5,11 @@ import pandas as pd
 import pytest
 from scipy.stats import norm
 
-from fitting import backtest, distribution, points, table
-from fitting.table import InputError
+from fitting import table
+from fitting.errors import InputError
+from fitting.evaluation import backtest
+from fitting.forecast import distribution
+from fitting.observations import select
 from ladder_jax import cli
 from tests.test_predict import GOAL, LADDER, planted
 
@@ -54,7 +57,7 @@ def test_no_held_out_run_trains_and_all_are_larger():
 def test_a_held_out_run_is_measured_at_its_end():
     frame = planted(0, 0.0, 0.0)
     run = frame["run"].iloc[0]
-    kept = points.as_ended(frame, [run])
+    kept = select.as_ended(frame, [run])
     tokens = frame.loc[frame["run"] == run, "n_tokens"]
     expected = tokens[tokens >= 0.85 * tokens.max()]
     assert kept.loc[kept["run"] == run, "n_tokens"].tolist() == expected.tolist()

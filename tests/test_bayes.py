@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from fitting import archive, bayes, calibration, diagnose, distribution, predict, sampler
-from fitting.hierarchy import Step1, Step2
-from fitting.table import InputError, validate
+from fitting.errors import InputError
+from fitting.forecast import diagnose, distribution, predict
+from fitting.posterior import archive, bayes, calibration, sampler
+from fitting.posterior.hierarchy import Step1, Step2
+from fitting.table import validate
 
 GOAL = "goal=7e9,4e11"
 TASKS = [f"task{t}" for t in range(4)]
@@ -140,16 +142,16 @@ def test_features_are_mixed_where_a_text_is_known(monkeypatch):
 
 def test_draws_are_kept(tmp_path):
     made = forecast(as_table())
-    archive.write(made, tmp_path / "draws.nc")
+    archive.write(made[0].posteriors, [f.task for f in made], tmp_path / "draws.nc")
     tree = xr.open_datatree(tmp_path / "draws.nc", engine="h5netcdf")
     kept = tree["bpb/step2/posterior"]
     assert list(kept["task"].values) == TASKS
     theirs = made[0].posteriors["bpb"].step2.values["height"]
     np.testing.assert_array_equal(kept["height"].values, theirs)
     with pytest.raises(InputError, match=r"must end in \.nc"):
-        archive.write(made, tmp_path / "draws.csv")
+        archive.write(made[0].posteriors, [f.task for f in made], tmp_path / "draws.csv")
     with pytest.raises(InputError, match="draws from no posterior"):
-        archive.write(forecast(as_table(), method="least-squares"), tmp_path / "d.nc")
+        archive.write({}, TASKS, tmp_path / "d.nc")
 
 
 def test_too_little_is_wide_or_refused():

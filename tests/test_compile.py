@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from experiments.task_ladders import compile_table
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import aot, aot_search, sharding
 from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY

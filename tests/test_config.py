@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import ModelConfig, RunConfig
 from ladder_jax.config_text import config_hash, from_dict, load_json, override, to_json
 

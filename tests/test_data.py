@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import pipeline, sources
 from ladder_jax.data.sources import Document

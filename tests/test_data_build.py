@@ -15,7 +15,7 @@ import pyarrow
 import pytest
 from etils import epath
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import (
     build,

@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import advice, design, table
-from fitting.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
-from fitting.design import Joint, Outlook
+from fitting import table
+from fitting.advise import design, next_run
+from fitting.advise.design import Joint, Outlook
 from fitting.laws import CHINCHILLA
-from fitting.points import POOLED, parse_target, select_runs
+from fitting.observations.select import POOLED, parse_target, select_runs
+from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
 from ladder_jax import cli
 from tests.test_predict import GOAL, LADDER, planted
 
@@ -58,12 +59,12 @@ def test_conditioning_is_what_parameters_say(chosen):
 @pytest.mark.parametrize("budget", [0.5, 2.0, 4.0, 100.0])
 @pytest.mark.parametrize("exhaustive", [0, 10])
 def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
-    monkeypatch.setattr(advice, "_EXHAUSTIVE", exhaustive)
+    monkeypatch.setattr(next_run, "_EXHAUSTIVE", exhaustive)
     for seed in range(3):
         o, costs = outlook(7, seed), np.random.default_rng(seed).uniform(0.6, 3, 7)
         sets = [s for n in range(8) for s in itertools.combinations(range(7), n)]
         within = [list(s) for s in sets if costs[list(s)].sum() <= budget]
-        found = advice.best_set(o, costs, budget)
+        found = next_run.best_set(o, costs, budget)
         assert costs[found].sum() <= budget
         best = min(map(o.width, within))
         assert o.width(found) <= best * (1 + (0 if exhaustive else 0.02)) + 1e-12
@@ -76,7 +77,7 @@ def test_what_does_not_help_is_not_chosen():
         **{name: np.full_like(getattr(o.joint, name), 1e6) for name in ("loss_noise", "run_noise")}
     )
     idle = Outlook(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2, 6)
-    assert advice.best_set(idle, np.ones(3), 10.0) == []
+    assert next_run.best_set(idle, np.ones(3), 10.0) == []
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def small_outlook(frame):
     runs = select_runs(frame, SMALL)
     rest = [run for run in frame["run"].unique() if run not in (*runs, GOAL)]
     goals = [parse_target(frame, run) for run in (GOAL, *rest)]
-    data = advice.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points
+    data = next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points
     return design.outlook([data], 1)
 
 
@@ -108,7 +109,7 @@ def test_more_runs_never_widen_and_the_largest_narrows_most(small_outlook):
 def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
     runs = select_runs(frame, LADDER)
     goals = [parse_target(frame, GOAL)]
-    data = [advice.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points]
+    data = [next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points]
     base, sets = range(8), [[], [8], [12], [11, 15], range(8, 16)]
     foretold, realised = design.criterion_against_realised(data, base, sets)
     assert foretold.shape == realised.shape == (5, 1, 1)
@@ -121,15 +122,15 @@ def test_costs_follow_the_runs_of_the_nearest_size(frame):
     large = known["size"] == "1e+09"
     known.loc[large, "flops"] *= 7 / 6
     for text, ratio in (("a=3e9,1e11", 7), ("b=1e8,1e9", 6), ("c=3e9,1e11,5e20", 5 / 3)):
-        goal = advice.costed(parse_target(frame, text), known)
+        goal = next_run.costed(parse_target(frame, text), known)
         assert goal.flops == pytest.approx(ratio * goal.n_params * goal.n_tokens)
-    unknown = advice.costed(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
+    unknown = next_run.costed(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
     assert unknown.flops == pytest.approx(6 * 3e20)
 
 
 def test_candidates_are_what_has_not_been_trained(frame):
     known = frame[frame["run"].isin(select_runs(frame, SMALL))]
-    found = advice.untrained(known.replace({"run": {"2e+08-10xC": "long"}}))
+    found = next_run.untrained(known.replace({"run": {"2e+08-10xC": "long"}}))
     assert [c.name for c in found] == ["2e+08-20xC", "2e+08-40xC", "4e+08-20xC", "4e+08-40xC"]
     assert found[1].n_tokens == 20 * 2e8 * 40
 

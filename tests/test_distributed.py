@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import distributed, preemption, sharding, tracking
 from ladder_jax.config import (
     DataConfig,

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting.table import METRICS, InputError
+from fitting.errors import InputError
+from fitting.table import METRICS
 from ladder_jax import measure
 from ladder_jax.data import sources
 from ladder_jax.data.tokenizer import train_bpe

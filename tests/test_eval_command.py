@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 import ladder_jax
 from fitting import table
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import (
     cli,
     compilation,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import launch, measure, tracking
 from ladder_jax.config_text import to_json
 from ladder_jax.launch import Demands, Ended, attempts, grid

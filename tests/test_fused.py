@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import sharding
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.models import blocked, decoder, fused

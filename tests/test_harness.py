@@ -19,7 +19,7 @@ lm_eval = pytest.importorskip("lm_eval")
 from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import hf
 from ladder_jax.config import ModelConfig
 from ladder_jax.data import sources

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import hf, hf_config, hf_weights, sharding
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.sources import Document

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from experiments.task_ladders.config import LADDER
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import cli
 from ladder_jax.config import ModelConfig
 from ladder_jax.ladder import Ladder, plan

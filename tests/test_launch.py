@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import launch, locks, measure, tracking
 from ladder_jax import train as training
 from ladder_jax.config_text import to_json

@@ -15,7 +15,9 @@ from fitting.laws import (
     SIGMOID,
     SINGLE_STEP,
 )
-from fitting.optimise import fit_law, fit_link, gradient, huber_inflation, predict, slope
+from fitting.laws.curves import gradient, predict, slope
+from fitting.solve.fit import huber_inflation
+from fitting.solve.lbfgs import fit_law, fit_link
 
 GRID = np.array(
     [[n, 20 * n * m] for n in (1.9e8, 3.7e8, 7.6e8, 1.3e9) for m in (1, 2, 5, 10)]

@@ -6,10 +6,12 @@ import math
 import numpy as np
 import pytest
 
-from fitting import predict, table
+from fitting import table
+from fitting.errors import InputError
+from fitting.forecast import predict
 from fitting.laws import SINGLE_STEP
-from fitting.optimise import predict as curve_at
-from fitting.table import COLUMNS, InputError
+from fitting.laws.curves import predict as curve_at
+from fitting.table import COLUMNS
 from ladder_jax import cli
 from ladder_jax.lm_eval_results import HEADER, from_lm_eval
 

@@ -4,7 +4,7 @@ import fcntl
 
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import locks
 
 

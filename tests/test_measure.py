@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import olmo_ladder
 from ladder_jax.olmo_ladder import from_olmo_ladder
 

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data import overlap as module
 from ladder_jax.data.overlap import overlap
 from ladder_jax.eval import mmlu

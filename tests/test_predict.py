@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 import scipy.optimize
 
-from fitting import diagnose
-from fitting import predict as fp
+from fitting.errors import InputError
+from fitting.forecast import diagnose
+from fitting.forecast import predict as fp
 from fitting.laws import CHINCHILLA, SIGMOID
-from fitting.optimise import predict
-from fitting.points import PAPER
-from fitting.table import COLUMNS, InputError
+from fitting.laws.curves import predict
+from fitting.observations.select import PAPER
+from fitting.table import COLUMNS
 
 published = functools.partial(fp.forecast, method="paper")
 TRAIN = ["190M-*", "370M-*", "760M-*", "1.3B-*"]

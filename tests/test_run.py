@@ -8,12 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import converge, diagnose, lock, predict, report, table
-from fitting.gather import Points, Windows
+from fitting import table
+from fitting.errors import InputError
+from fitting.evaluation import lock
+from fitting.forecast import diagnose, predict
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
-from fitting.optimise import predict as curve_value
-from fitting.points import Target
-from fitting.table import InputError
+from fitting.laws.curves import predict as curve_value
+from fitting.observations.build import Points, Windows
+from fitting.observations.select import Target
+from fitting.report import report
+from fitting.solve import multistart
 from ladder_jax import cli, launch, tracking
 from ladder_jax.ladder import Ladder, Recipe
 from ladder_jax.ladder import Target as LadderTarget
@@ -100,7 +104,7 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
     weights = np.ones((1, 9))
     weights[0, 3] = 0
     starts = COMPUTE_ONLY.starts(np.log(x), np.log(y))[None]
-    found = converge.laws([data], weights, starts)
+    found = multistart.laws([data], weights, starts)
     np.testing.assert_allclose(found.theta[0, 0], LAW, rtol=1e-3)
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fitting import lock, table
-from fitting.score import read_predictions
+from fitting import table
+from fitting.evaluation import lock
+from fitting.evaluation.score import read_predictions
 from ladder_jax import cli
 from tests.test_predict import GOAL, LADDER, planted
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tokenizers import processors
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import sharding
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data import sources

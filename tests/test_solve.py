@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from fitting import solve
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SIGMOID
-from fitting.objectives import HUBER_DELTA
-from fitting.optimise import fit_law, fit_link, predict
+from fitting.laws.curves import predict
+from fitting.solve import batched
+from fitting.solve.lbfgs import fit_law, fit_link
+from fitting.solve.objectives import HUBER_DELTA
 
 RNG = np.random.default_rng(0)
 N, D = np.meshgrid([2e8, 4e8, 8e8, 1.3e9], [1.0, 2.0, 5.0, 10.0])
@@ -25,7 +26,7 @@ def weighted_huber(theta, weights, y):
 
 
 def solve_law(y, weights):
-    return solve.solve(
+    return batched.solve(
         CHINCHILLA.log_mean,
         CHINCHILLA.bounds,
         CHINCHILLA.starts(np.log(X), np.log(y))[None],
@@ -65,7 +66,7 @@ def test_weights_act_as_repeated_points_and_zero_as_none():
 def test_bounds_hold_and_the_better_start_wins():
     c = np.geomspace(1e18, 1e21, 9)[:, None]
     y = 3.0 * c[:, 0] ** -0.05  # E = 0 is on its bound
-    found = solve.solve(
+    found = batched.solve(
         COMPUTE_ONLY.log_mean,
         COMPUTE_ONLY.bounds,
         np.array([[[0.0, 1.0, 3.0], [3.0, 0.1, 1.0]]]),
@@ -83,7 +84,7 @@ def test_a_link_by_least_squares_equals_scipys():
     y = predict(SIGMOID, np.array([-0.7, 0.8, 6.0, 0.97]), x) + 0.01 * RNG.standard_normal(60)
     theirs = fit_link(SIGMOID, x, y)
     xs, ys = np.append(x, 0.0), np.append(y, 1.0)
-    ours = solve.solve(
+    ours = batched.solve(
         SIGMOID.mean,
         SIGMOID.bounds,
         SIGMOID.start[None, None],
@@ -97,16 +98,16 @@ def test_a_link_by_least_squares_equals_scipys():
 
 def test_more_problems_than_places_come_out_in_their_order():
     """Problems of their own points, starts and weights: each as if it had been alone."""
-    n = 3 * solve._PLACES + 5
+    n = 3 * batched._PLACES + 5
     y = np.stack([observed(0.01) for _ in range(n)])
     weights = RNG.dirichlet(np.ones(16), n) * 16
     starts = np.stack([CHINCHILLA.starts(np.log(X), np.log(row))[[13, 22]] for row in y])
-    together = solve.solve(
+    together = batched.solve(
         CHINCHILLA.log_mean, CHINCHILLA.bounds, starts, np.log(X)[None], np.log(y), weights,
         HUBER_DELTA, CHINCHILLA.pivot(np.log(X)),
     )  # fmt: skip
-    for i in (0, solve._PLACES, n - 1):
-        alone = solve.solve(
+    for i in (0, batched._PLACES, n - 1):
+        alone = batched.solve(
             CHINCHILLA.log_mean, CHINCHILLA.bounds, starts[i : i + 1], np.log(X)[None],
             np.log(y[i : i + 1]), weights[i : i + 1], HUBER_DELTA, CHINCHILLA.pivot(np.log(X)),
         )  # fmt: skip
@@ -128,7 +129,7 @@ def test_points_of_weight_zero_are_as_good_as_absent():
     starts = RISING.starts(np.log(x), np.log(y))[None]
 
     def fit(log_x, log_y, weights):
-        return solve.solve(
+        return batched.solve(
             RISING.log_mean, RISING.bounds, starts, log_x[None], log_y[None], weights[None],
             HUBER_DELTA, RISING.pivot(np.log(x)),
         ).objective[0]  # fmt: skip

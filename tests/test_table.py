@@ -3,8 +3,9 @@
 import pandas as pd
 import pytest
 
-from fitting import table
-from fitting.table import COLUMNS, InputError
+from fitting import io, table
+from fitting.errors import InputError
+from fitting.table import COLUMNS
 
 
 def rows(n: int = 3) -> list[dict]:
@@ -124,7 +125,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError):
-        table.write_atomically(tmp_path / "out.csv", fail)
+        io.write_atomically(tmp_path / "out.csv", fail)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -9,8 +9,8 @@ import pytest
 from experiments.task_ladders import __main__ as command
 from experiments.task_ladders import analyse
 from experiments.task_ladders.study import Study
-from fitting import subsets
-from fitting.points import MAIN_TASKS
+from fitting.observations.select import MAIN_TASKS
+from fitting.solve import subsets
 
 POINT = 1e-4  # .01 point of accuracy
 FEATURE = {"rc_bpb": "bpb", "c4": "c4", "rc_acc": "accuracy", "rc_soft_log": "task_ce"}

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import measure, optim, score, sharding, step, tracking, train
 from ladder_jax.checkpoint import Checkpoints
 from ladder_jax.config import (

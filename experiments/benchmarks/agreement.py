@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import hf
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, olmes, scoring

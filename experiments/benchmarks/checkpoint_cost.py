@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks import common
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import checkpoint, sharding, step
 from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import pipeline, sources
 from ladder_jax.data.built import INDEX, Index

@@ -36,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.benchmarks import common
-from fitting.table import InputError
+from fitting.errors import InputError
 
 # Nothing here imports JAX: what this process holds would count as its children's peak memory.
 TASKS = (

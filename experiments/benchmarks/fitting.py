@@ -25,11 +25,11 @@ from tqdm import tqdm
 from experiments.benchmarks import common
 from experiments.task_ladders.analyse import cuts
 from experiments.task_ladders.study import Study
-from fitting import converge
-from fitting.gather import Points
+from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
-from fitting.objectives import HUBER_DELTA
-from fitting.table import InputError
+from fitting.observations.build import Points
+from fitting.solve import multistart
+from fitting.solve.objectives import HUBER_DELTA
 from ladder_jax import download
 from ladder_jax.olmo_ladder import from_olmo_ladder
 
@@ -84,9 +84,9 @@ def ours(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray
         [CHINCHILLA.starts(np.log(p.x[runs]), np.log(p.y[runs]))[:1] for p in data]
         for runs in chosen
     ])  # fmt: skip
-    first = converge.laws(data, weights, starts)
+    first = multistart.laws(data, weights, starts)
     link_starts = np.tile(SIGMOID.start, (len(data), 1, 1))
-    second = converge.links(data, SIGMOID, weights, link_starts)
+    second = multistart.links(data, SIGMOID, weights, link_starts)
     return first.objective, 2 * second.objective
 
 

@@ -29,7 +29,7 @@ import pandas as pd
 from tokenizers import Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, wheels
 from ladder_jax.cli import show
 from ladder_jax.download import cache_dir

@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.benchmarks import common
-from fitting.table import InputError
+from fitting.errors import InputError
 
 SIDES = ("ours float32", "ours custom", "ours bfloat16", "torch float32", "torch bfloat16")
 _COMMAND = "python -m experiments.benchmarks.train_step"

@@ -15,7 +15,7 @@ import sys
 import pandas as pd
 
 from fitting import table
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, download
 
 # Name -> module of this folder with `run(table, arguments)`, which prints what it finds.

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fitting import calibration, sampler
-from fitting.sampler import Draws
-from fitting.table import write_atomically
+from fitting.io import write_atomically
+from fitting.posterior import calibration, sampler
+from fitting.posterior.sampler import Draws
 
 N_LADDERS = 200
 OUT = Path("calibration")

@@ -10,8 +10,9 @@ import argparse
 
 import pandas as pd
 
-from fitting import backtest, points
-from fitting.points import MAIN_TASKS
+from fitting.evaluation import backtest
+from fitting.observations import select
+from fitting.observations.select import MAIN_TASKS
 
 METHODS = {
     "bpb": {"feature": "bpb"},
@@ -23,7 +24,7 @@ METHODS = {
 
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints scores a split and over all, errors by task, and the targets."""
-    runs = points.select_runs(table, args.train)
+    runs = select.select_runs(table, args.train)
     parts = {**backtest.splits(table, runs), backtest.TARGETS: (runs, args.target)}
     cells, notes = backtest.score(table, parts, MAIN_TASKS, METHODS)
     for title, of_targets in (("Held-out runs of the ladder", False), ("The targets", True)):

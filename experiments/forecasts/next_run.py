@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from fitting import design, points
-from fitting.gather import gather
+from fitting.advise import design
+from fitting.errors import InputError
 from fitting.laws import CHINCHILLA
-from fitting.points import MAIN_TASKS, POOLED
-from fitting.table import InputError
+from fitting.observations import select
+from fitting.observations.build import gather
+from fitting.observations.select import MAIN_TASKS, POOLED
 
 N_BASE = 4  # three runs are fitted exactly by 8 tasks' laws: their noise has no mode
 N_RUNS = 6  # of a sub-ladder, where design alone is meant
@@ -30,10 +31,10 @@ _SEED = 0
 
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints rank correlations: two and three runs added to a base, and design alone."""
-    names = points.select_runs(table, args.train)
+    names = select.select_runs(table, args.train)
     if len(names) <= N_RUNS:
         raise InputError(f"{len(names)} runs: --train needs more than {N_RUNS}")
-    goals = [points.parse_target(table, name) for name in args.target]
+    goals = [select.parse_target(table, name) for name in args.target]
     data = [
         gather(table, task, names, goals, POOLED["bpb"], CHINCHILLA).points for task in MAIN_TASKS
     ]

@@ -13,10 +13,12 @@ import jax
 import numpy as np
 import pandas as pd
 
-from fitting import bayes, design, points, sampler
-from fitting.gather import gather
+from fitting.advise import design
 from fitting.laws import CHINCHILLA
-from fitting.points import MAIN_TASKS, POOLED
+from fitting.observations import select
+from fitting.observations.build import gather
+from fitting.observations.select import MAIN_TASKS, POOLED
+from fitting.posterior import bayes, sampler
 
 N_LADDERS = 64
 FEATURES = {"bpb": ["bpb"], "bpb and lm_loss (the default)": ["bpb", "lm_loss"]}
@@ -25,8 +27,8 @@ FEATURES = {"bpb": ["bpb"], "bpb and lm_loss (the default)": ["bpb", "lm_loss"]}
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints times and the sampler's health."""
     jax.config.update("jax_enable_compilation_cache", False)
-    names = points.select_runs(table, args.train)
-    goals = [points.parse_target(table, name) for name in args.target]
+    names = select.select_runs(table, args.train)
+    goals = [select.parse_target(table, name) for name in args.target]
     data = {
         feature: [
             gather(table, task, names, goals, POOLED[feature], CHINCHILLA).points

@@ -13,7 +13,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.quickstart.config import FORECAST, LADDER
-from fitting import diagnose, points, predict, table
+from fitting import errors, table
+from fitting.forecast import diagnose, predict
+from fitting.observations import select
 
 SPLITS = {
     "66K and 118K -> 209K": (["66K-*", "118K-*"], ["209K-*"]),
@@ -33,7 +35,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     controls = {f.task for f in whole if diagnose.is_control(f)}
     rows = []
     for split, (train, held) in SPLITS.items():
-        names = points.select_runs(grid, held)
+        names = select.select_runs(grid, held)
         known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
         for inputs, words in INPUTS.items():
             settings: dict[str, Any] = FORECAST | {"inputs": inputs}
@@ -49,5 +51,5 @@ if __name__ == "__main__":
         sys.exit(f"usage: python -m experiments.quickstart.analyse MEASUREMENTS\n\n{__doc__}")
     try:
         print(held_in(table.read(sys.argv[1], strict=True)[0]).round(2).to_string(index=False))
-    except table.InputError as e:
+    except errors.InputError as e:
         sys.exit(str(e))

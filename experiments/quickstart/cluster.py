@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.quickstart.config import LADDER
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, launch, measure
 from ladder_jax.config import RunConfig
 from ladder_jax.download import cache_dir

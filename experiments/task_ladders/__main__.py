@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments.task_ladders import analyse, worker
 from experiments.task_ladders.study import METHODS
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, download
 
 # What shares fits stays in one process; compiled code goes from one to the other.

@@ -17,10 +17,13 @@ from matplotlib.figure import Figure
 from experiments.task_ladders import figures
 from experiments.task_ladders.config import CHANCE
 from experiments.task_ladders.study import GRID, VARIANT_WORDS, VARIANTS, Study
-from fitting import diagnose, noise, plots, predict, subsets
-from fitting.optimise import predict as value_of
-from fitting.points import MAIN_TASKS, PAPER
-from fitting.table import InputError
+from fitting.errors import InputError
+from fitting.forecast import diagnose, predict
+from fitting.laws.curves import predict as value_of
+from fitting.observations import noise
+from fitting.observations.select import MAIN_TASKS, PAPER
+from fitting.report import plots
+from fitting.solve import subsets
 
 
 @dataclass(frozen=True)

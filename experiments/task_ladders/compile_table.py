@@ -17,7 +17,8 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from fitting.table import InputError, write_atomically
+from fitting.errors import InputError
+from fitting.io import write_atomically
 from ladder_jax.cli.compile import examine
 from ladder_jax.models.sizes import OLMO2_SIZES
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from fitting.plots import task_title
+from fitting.report.plots import task_title
 
 _STEPS = {"step1": "tab:blue", "step2": "tab:orange", "chained": "black"}
 

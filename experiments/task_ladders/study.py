@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from experiments.task_ladders.config import CHANCE, LADDER
-from fitting import points, predict
-from fitting.gather import TaskData, gather, under
+from fitting.forecast import predict
+from fitting.forecast.predict import TaskForecast
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SIGMOID, SINGLE_STEP, Law
-from fitting.optimise import Fit, fit_link
-from fitting.points import MAIN_TASKS, PAPER, Protocol, Target
-from fitting.predict import TaskForecast
+from fitting.observations import select
+from fitting.observations.build import TaskData, gather, under
+from fitting.observations.select import MAIN_TASKS, PAPER, Protocol, Target
+from fitting.solve.fit import Fit
+from fitting.solve.lbfgs import fit_link
 
 VARIANTS: dict[str, tuple[Law, Protocol]] = {
     "bpb": (CHINCHILLA, PAPER["bpb"]),
@@ -65,8 +67,8 @@ class Study:
 
         Task CE of HellaSwag and OpenBookQA ends elsewhere in another order of the same runs.
         """
-        goals = [points.parse_target(self.table, name) for name in TARGETS]
-        return points.select_runs(self.table, GRID), goals
+        goals = [select.parse_target(self.table, name) for name in TARGETS]
+        return select.select_runs(self.table, GRID), goals
 
     @functools.cache  # noqa: B019
     def forecasts(

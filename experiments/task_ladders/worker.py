@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments.task_ladders import analyse
 from experiments.task_ladders.study import Study
-from fitting import table
+from fitting import io
 from ladder_jax import olmo_ladder
 
 
@@ -25,8 +25,8 @@ def run(name: str, runs: str, methods: tuple[str, ...], out: str) -> list[str]:
     result = analyse.ANALYSES[name](_study(runs, methods))
     for stem, rows in result.tables.items():
         path = Path(out) / f"{stem}.csv"
-        table.write_atomically(path, lambda p, r=rows: r.to_csv(p, index=False))
+        io.write_atomically(path, lambda p, r=rows: r.to_csv(p, index=False))
     for stem, figure in result.figures.items():
         path = Path(out) / f"{stem}.png"
-        table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=100))
+        io.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=100))
     return result.lines

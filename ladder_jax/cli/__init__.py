@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import distributed
 from ladder_jax.arguments import parser
 from ladder_jax.cli import advice, compile, data, evals, forecasts, models, runs, tables

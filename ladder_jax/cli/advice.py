@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fitting import table
-from fitting.table import InputError
+from fitting import io, table
+from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.cli.forecasts import chances, write_predictions
 
@@ -21,12 +21,14 @@ def backtest(args: argparse.Namespace) -> None:
     _keep_compiled()
     import pandas as pd
 
-    from fitting import backtest, charts, points
+    from fitting.evaluation import backtest
+    from fitting.observations import select
+    from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
     settings = {"inputs": args.inputs, "feature": args.feature, "chance": known}
     methods = {name: settings | {"method": name} for name in dict.fromkeys(args.methods)}
-    runs = points.select_runs(frame, args.train)
+    runs = select.select_runs(frame, args.train)
     backtest.check_targets(frame, runs, args.target)
     cells, failed = backtest.run(frame, args.train, args.tasks, methods)
     parts = [cells]
@@ -57,7 +59,8 @@ def next_run(args: argparse.Namespace) -> None:
     frame, problems = table.read(args.measurements)
     show.problems(problems, args.strict)
     _keep_compiled()
-    from fitting import advice, charts
+    from fitting.advise import next_run as advice
+    from fitting.report import charts
 
     found = advice.advise(
         frame, args.train, args.target, args.candidate, args.flops, args.tasks,
@@ -114,5 +117,5 @@ def _keep_compiled() -> None:
 
 
 def _draw(figure: Any, path: Path) -> None:
-    table.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
+    io.write_atomically(path, lambda p: figure.savefig(p, dpi=150))
     print(path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.cli import show
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.cli import show
 
 

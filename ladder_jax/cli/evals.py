@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fitting import table
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.cli import show
 
 _SHOWN = ("bpb", "acc_per_char", "acc", "acc_uncond", "choice_prob")
@@ -81,7 +81,7 @@ def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[An
     """The tasks, tokenised and packed."""
     from tqdm import tqdm
 
-    from fitting.points import MAIN_TASKS
+    from fitting.observations.select import MAIN_TASKS
     from ladder_jax.data.tokenizer import check_vocabulary
     from ladder_jax.eval import olmes, scoring
 

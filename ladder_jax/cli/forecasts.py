@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fitting import table
-from fitting.table import InputError
+from fitting import io, table
+from fitting.errors import InputError
 from ladder_jax.cli import show
 
 
@@ -32,7 +32,9 @@ def predict(args: argparse.Namespace) -> None:
     from ladder_jax.download import cache_dir
 
     compilation.keep(cache_dir())
-    from fitting import archive, charts, diagnose, predict
+    from fitting.forecast import diagnose, predict
+    from fitting.posterior import archive
+    from fitting.report import charts
 
     settings = {
         "method": args.method,
@@ -56,12 +58,12 @@ def predict(args: argparse.Namespace) -> None:
         write_predictions(diagnose.fits(forecasts), args.fits)
         print(args.fits)
     if args.draws:
-        archive.write(forecasts, args.draws)
+        archive.write(forecasts[0].posteriors, [f.task for f in forecasts], args.draws)
         print(args.draws)
     if args.figures:
         for name, figure in charts.of_forecasts(forecasts).items():
             path = Path(args.figures) / f"{name}.png"
-            table.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
+            io.write_atomically(path, lambda p, f=figure: f.savefig(p, dpi=150))
             print(path)
 
 
@@ -92,7 +94,7 @@ def _lock(
 ) -> None:
     """Writes predictions and their lock; neither, if a lock stands that says otherwise."""
     import ladder_jax
-    from fitting import lock
+    from fitting.evaluation import lock
 
     config = lock.config_of(forecasts, train, settings)
     fitted = frame[frame["run"].isin(config["fitted"])]
@@ -116,7 +118,7 @@ def score(args: argparse.Namespace) -> None:
     }
     _check_outputs(inputs, {"--out": args.out})
 
-    from fitting import lock, score
+    from fitting.evaluation import lock, score
 
     predictions, made = score.read_predictions(args.predictions), lock.read(held)
     lock.verify(predictions, made, args.predictions, held)
@@ -149,4 +151,4 @@ def _check_outputs(inputs: Mapping[str, str | Path], outputs: Mapping[str, str |
 
 def write_predictions(predictions: Any, path: str | Path) -> None:
     """Writes a table of forecasts as CSV, whole or not at all; floats keep every digit."""
-    table.write_atomically(path, lambda p: predictions.to_csv(p, index=False, lineterminator="\n"))
+    io.write_atomically(path, lambda p: predictions.to_csv(p, index=False, lineterminator="\n"))

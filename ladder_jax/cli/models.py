@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 _SOURCE_FILE = "imported.json"  # in a run directory: where its weights come from
 

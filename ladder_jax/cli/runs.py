@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting import table
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.cli.forecasts import write_predictions
 
@@ -144,8 +144,9 @@ def _forecast_targets(
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
     """Forecasts, controls and lock, from the grid's measurements alone; files what is forecast."""
     import ladder_jax
-    from fitting import diagnose, lock, predict
-    from fitting.points import Target
+    from fitting.evaluation import lock
+    from fitting.forecast import diagnose, predict
+    from fitting.observations.select import Target
     from ladder_jax.models import counts
 
     ladder, settings = experiment.LADDER, {"levels": _RUN_LEVELS} | experiment.FORECAST
@@ -183,7 +184,8 @@ def _report_targets(
     out: Path,
 ) -> None:
     """Holds the forecasts against the measured targets: predictions.csv and the report."""
-    from fitting import diagnose, predict, report
+    from fitting.forecast import diagnose, predict
+    from fitting.report import report
     from ladder_jax import tracking
 
     forecasts = [predict.compare(forecast, frame) for forecast in forecasts]
@@ -208,7 +210,7 @@ def _report_targets(
 
 def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> tuple[Any, list[str]]:
     """Cells of a backtest of every method inside the grid, if there can be one, and complaints."""
-    from fitting import backtest
+    from fitting.evaluation import backtest
 
     grid = [run.name for run in experiment.LADDER.runs()]
     if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES or not tasks:

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from fitting.table import InputError, Problem
+from fitting.errors import InputError
+from fitting.table import Problem
 
 _SHOWN_PROBLEMS = 20
 
@@ -27,7 +28,7 @@ def by_the_first_process() -> Iterator[None]:
 
 def predictions(predictions: Any) -> None:
     """Prints predictions beside what was measured, and their mean errors."""
-    from fitting import report
+    from fitting.report import report
 
     texts = predictions[predictions["pred"].isna()]
     for cells in (report.prediction_cells(predictions), report.loss_cells(texts)):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from fitting import table
-from fitting.table import InputError, Problem
+from fitting.errors import InputError
+from fitting.table import Problem
 from ladder_jax.cli import show
 
 

@@ -25,7 +25,7 @@ import draccus
 from etils import epath
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data import built, readers, storage, tokenise
 from ladder_jax.data.mixture import Mixture
 from ladder_jax.data.readers import Unit

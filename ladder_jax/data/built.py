@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data import tokenizer
 from ladder_jax.data.shards import PADDING, Records, Segment
 

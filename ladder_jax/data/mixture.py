@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config_text import load_json
 
 KINDS = ("jsonl", "text", "tfds", "huggingface")

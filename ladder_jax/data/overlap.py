@@ -13,7 +13,7 @@ from itertools import repeat
 import numpy as np
 import pandas as pd
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.eval.prompts import own_texts
 from ladder_jax.eval.tasks import Task
 

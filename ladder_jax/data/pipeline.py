@@ -23,7 +23,7 @@ import tokenizers
 from absl import flags
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import processes
 from ladder_jax.config import DataConfig
 from ladder_jax.data import built, sources

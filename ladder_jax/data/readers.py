@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from etils import epath
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data import sources
 from ladder_jax.data.mixture import SourceConfig
 

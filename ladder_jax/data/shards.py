@@ -22,7 +22,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data.tokenizer import END_OF_TEXT
 
 PADDING = -1

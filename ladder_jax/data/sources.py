@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 
 BUILT = "built"  # the source that `ladder data build` made: split, tokenised and packed already

@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import locks
 
 _PARTIAL = ".partial-"

@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import processes
 from ladder_jax.data import readers, storage
 from ladder_jax.data.built import PARTS, TOKENIZER

@@ -9,7 +9,8 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fitting.table import InputError, write_atomically
+from fitting.errors import InputError
+from fitting.io import write_atomically
 from ladder_jax.data.sources import Document
 
 END_OF_TEXT = "<|endoftext|>"  # id 0; ends every document

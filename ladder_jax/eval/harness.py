@@ -22,7 +22,7 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, hf, sharding
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import preemption, sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval.packing import Call, Group, Plan

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.eval.tasks import Document
 
 GROUPS = {

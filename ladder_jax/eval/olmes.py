@@ -21,7 +21,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.data import tokenizer as bpe
 from ladder_jax.download import olmes_dir
 from ladder_jax.eval import mmlu, tasks

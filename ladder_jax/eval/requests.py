@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.eval.tasks import Document, Task
 
 _ENCODE_AT_ONCE = 1024  # texts

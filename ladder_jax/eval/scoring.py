@@ -16,7 +16,7 @@ import pandas as pd
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import preemption, sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, packing, requests, store

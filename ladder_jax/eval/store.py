@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from fitting.table import InputError, write_atomically
+from fitting.errors import InputError
+from fitting.io import write_atomically
 from ladder_jax.eval.requests import Requests
 from ladder_jax.eval.tasks import Task
 

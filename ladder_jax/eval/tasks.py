@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from fitting.table import InputError
+from fitting.errors import InputError
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _FIELDS = ("context", "choices", "gold", "unconditional")

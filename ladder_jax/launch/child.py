@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import preemption, processes
 from ladder_jax.launch import attempts, local, manifest
 from ladder_jax.launch.executor import Job

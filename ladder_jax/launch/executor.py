@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.config import RunConfig
 
 

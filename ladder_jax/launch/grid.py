@@ -11,7 +11,7 @@ from pathlib import Path
 
 import rich.live
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import tracking
 from ladder_jax.config import RunConfig
 from ladder_jax.launch import attempts, status

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import compilation, preemption, processes
 from ladder_jax.launch import attempts
 from ladder_jax.launch.executor import Ended, Job

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError, write_atomically
+from fitting.errors import InputError
+from fitting.io import write_atomically
 from ladder_jax import locks, tracking
 from ladder_jax.config import RunConfig
 from ladder_jax.config_text import config_hash, load_json, to_json

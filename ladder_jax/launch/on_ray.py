@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax.launch.child import Child
 from ladder_jax.launch.executor import Demands, Ended, Job
 from ladder_jax.preemption import EXIT_CODE

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fitting.table import InputError
+from fitting.errors import InputError
 from ladder_jax import sharding
 from ladder_jax.config import ModelConfig
 from ladder_jax.models.blocked import blocked

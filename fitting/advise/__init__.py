@@ -1,0 +1,1 @@
+"""Advice on which run to train next."""

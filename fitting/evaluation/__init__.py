@@ -1,0 +1,1 @@
+"""Forecasts compared with measurements: locks, scores and backtests."""

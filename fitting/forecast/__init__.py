@@ -1,0 +1,1 @@
+"""Methods, and the forecasts that they make."""

@@ -1,0 +1,180 @@
+"""What a reader should know of fits before trusting what they forecast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+
+from fitting.forecast.predict import TaskForecast
+from fitting.laws.curves import predict
+from fitting.posterior.hierarchy import Step1, Step2
+from fitting.solve.fit import Fit
+
+_UNMOVED = 0.7  # posterior over prior standard deviation above which a parameter is told
+_WORDS = {
+    "logit_floor": "the irreducible share of the loss",
+    "logit_share": "how the rest of the loss divides between size and tokens",
+    "log_exponent_n_params": "the exponent of size",
+    "log_exponent_n_tokens": "the exponent of tokens",
+    "log_exponent_flops": "the exponent of compute",
+    "log_steepness": "the steepness of accuracy in loss",
+    "slope": "the effect of the learning rate",
+}
+_FAR_OUT = 0.5  # of the range of features fitted: a target this far beyond it is told
+
+
+def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
+    """A row a (task, step): the curve, how well it fits, and how well its parameters are known.
+
+    `fit_error` is the mean relative error over the points; `parameters` and `on_bound` are text.
+    """
+    rows = []
+    for forecast in forecasts:
+        data = forecast.data.points
+        steps: list[tuple[Fit, np.ndarray, np.ndarray]] = [(forecast.step1, data.x, data.y)]
+        if forecast.step2 is not None:
+            steps.append((forecast.step2, data.feature, data.accuracy))
+        for step, (fit, x, y) in enumerate(steps, start=1):
+            known = zip(fit.curve.names, fit.theta, strict=True)
+            rows.append(
+                {
+                    "task": forecast.task,
+                    "step": step,
+                    "curve": fit.curve.name,
+                    "parameters": " ".join(f"{name}={value:.6g}" for name, value in known),
+                    "objective": fit.objective,
+                    "fit_error": fit_error(fit, x, y),
+                    "n_points": fit.n_points,
+                    "dof": fit.dof,
+                    "on_bound": " ".join(fit.on_bound),
+                    "condition": fit.condition,
+                    "converged": fit.converged,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def fit_error(fit: Fit, x: np.ndarray, y: np.ndarray) -> float:
+    """Mean relative error of a curve over its positive points, x as `predict` takes it."""
+    some = y > 0
+    return float(np.mean(np.abs(predict(fit.curve, fit.theta, x[some]) / y[some] - 1)))
+
+
+def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
+    """How far each forecast reaches beyond what was fitted: a row a (task, target).
+
+    `n_params`, `n_tokens` and `flops` are multiples of the largest fitted; `feature` is how far
+    the forecast feature lies below the lowest fitted, as a share of the range fitted.
+    """
+    rows = []
+    for forecast in forecasts:
+        final, curve = forecast.final, forecast.curve
+        features = {row["target"]: row["pred_loss"] for row in forecast.rows}
+        for goal in forecast.measured.to_dict("records"):
+            row = {"task": forecast.task, "target": goal["run"]}
+            for column in ("n_params", "n_tokens", "flops"):
+                row[column] = goal[column] / final[column].max()
+            row["feature"] = math.nan
+            if forecast.step2 is not None:
+                low, high = curve["loss"].min(), curve["loss"].max()
+                row["feature"] = max(0.0, (low - features[goal["run"]]) / (high - low))
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
+    """What a reader should know before trusting forecasts: plain words -> tasks it is true of."""
+    notes: dict[str, list[str]] = {}
+    for forecast in forecasts:
+        for feature, posterior in forecast.posteriors.items():
+            for problem in posterior.problems:
+                text = f"not converged ({feature}, {problem}): do not use"
+                notes.setdefault(text, []).append(forecast.task)
+        for text in _priors_say(forecast):
+            notes.setdefault(text, []).append(forecast.task)
+        for name, fit in (("step 1", forecast.step1), ("step 2", forecast.step2)):
+            if fit is None:
+                continue
+            said = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
+            if not fit.converged and not forecast.posteriors:
+                said.append(f"{name}: the fit stopped before a stationary point")
+            if fit.dof <= 2 and not forecast.posteriors:
+                said.append(f"{name}: only {fit.dof} more points than parameters")
+            if fit.explained < 0.5:
+                use = "its interval rests on priors" if forecast.posteriors else "do not use"
+                said.append(f"{name}: explains under half of the variance; {use}")
+            for text in said:
+                notes.setdefault(text, []).append(forecast.task)
+        for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
+            text = f"{run} was not measured at the tokens forecast, so it is not compared"
+            notes.setdefault(text, []).append(forecast.task)
+        for run in forecast.measured.loc[forecast.measured["blurred"], "run"]:
+            text = (
+                f"the measured value of {run} is a mean of evaluations far apart in training: "
+                "leave the early ones out of the table"
+            )
+            notes.setdefault(text, []).append(forecast.task)
+    return notes | _reach(forecasts)
+
+
+def _priors_say(forecast: TaskForecast) -> list[str]:
+    """What a pooled forecast takes from its priors, the runs being silent on it."""
+    if not forecast.posteriors:
+        return []
+    said = []
+    for column, words in (("n_params", "size"), ("n_tokens", "number of tokens")):
+        if column in forecast.step1.curve.inputs and forecast.final[column].nunique() < 2:
+            said.append(f"the runs have one {words}: what it does is the prior's, not measured")
+    if forecast.data.chance is None and "acc" in forecast.columns:
+        said.append("the accuracy of guessing is not known: give --chance TASK=ACCURACY")
+    return said
+
+
+def unmoved(forecasts: Sequence[TaskForecast]) -> list[str]:
+    """Sentences on what the runs say little of: its posterior is about as wide as its prior."""
+    said = []
+    for feature, posterior in (forecasts[0].posteriors if forecasts else {}).items():
+        steps = [(Step1(posterior.inputs).populations, posterior.step1)]
+        if posterior.step2 is not None:
+            steps.append((Step2().populations, posterior.step2))
+        for populations, draws in steps:
+            spread = draws.flat()["mean"].std(axis=0)
+            for population, sd in zip(populations, spread, strict=True):
+                if sd > _UNMOVED * population.wide and population.name in _WORDS:
+                    said.append(
+                        f"Through {feature}, {_WORDS[population.name]} is not identified: what is "
+                        f"believed of it is {sd / population.wide:.0%} as wide as before any run."
+                    )
+    return said
+
+
+def _reach(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
+    notes: dict[str, list[str]] = {}
+    for row in distances(forecasts).to_dict("records"):
+        units = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
+        far = [f"{row[c]:.3g}x the {words}" for c, words in units.items() if row[c] > 1]
+        if far:
+            text = f"{row['target']} has {', '.join(far)} of any run fitted"
+            notes.setdefault(text, []).append(row["task"])
+        if row["feature"] > _FAR_OUT:
+            text = f"{row['target']}: step 2 is used {row['feature']:.0%} of its range beyond it"
+            notes.setdefault(text, []).append(row["task"])
+    return notes
+
+
+def is_control(forecast: TaskForecast) -> bool:
+    """Whether the training runs' accuracies differ no more than by chance: nothing to forecast.
+
+    Their range is held against the 95 % quantile of the studentized range (Tukey), the spread
+    that as many equal models would show on test items of their own.
+    """
+    if "acc" not in forecast.columns or len(forecast.final) < 2:
+        return False
+    accuracy, n = forecast.final["acc"], forecast.final["n_examples"].min()
+    error = math.sqrt(accuracy.mean() * (1 - accuracy.mean()) / n)
+    spread = scipy.stats.studentized_range.ppf(0.95, len(accuracy), math.inf)
+    return bool(accuracy.max() - accuracy.min() < spread * error)

@@ -1,0 +1,45 @@
+"""Files written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from fitting.errors import InputError
+
+
+def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> None:
+    """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds.
+
+    A link is followed.
+
+    Raises:
+        InputError: the path cannot be written, or is a directory or device.
+    """
+    if not str(path):
+        raise InputError("the output path is empty: name a file")
+    final = Path(os.path.realpath(path))
+    if final.exists() and not final.is_file():
+        raise InputError(f"{path}: cannot be written: it is no regular file")
+    temporary = None
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(final.suffix, f".{final.stem}-", final.parent)
+        os.close(handle)
+        temporary = Path(name)
+        write_to(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+        os.replace(temporary, final)
+    except OSError as e:
+        raise InputError(f"{path}: cannot be written: {e.strerror or e}") from None
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""The pooled Bayesian model of both steps: its samplers, draws and calibration."""

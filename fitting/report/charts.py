@@ -1,0 +1,146 @@
+"""Figures of forecasts as distributions, of backtests, and of candidate runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
+from fitting.evaluation.backtest import ALL_SPLITS, LEVELS
+from fitting.forecast import distribution
+from fitting.forecast.predict import TaskForecast
+from fitting.report import plots
+from fitting.report.plots import task_title
+
+
+def plot_distribution(ax: Axes, forecast: TaskForecast) -> Axes:
+    """The predictive density of a task's accuracy, a hill a target, and what was measured."""
+    quantiles = forecast.quantiles["acc"]
+    for g, (target, values) in enumerate(zip(forecast.measured["run"], quantiles, strict=True)):
+        at, density = distribution.density(forecast.p, np.clip(values, 0.0, 1.0))
+        colour = f"C{g}"
+        ax.fill_between(at, density, color=colour, alpha=0.25, lw=0)
+        ax.plot(at, density, color=colour, lw=1.2, label=f"{target}, forecast")
+        low, high = distribution.interval(forecast.p, values, 0.95)
+        ax.plot([max(low, 0), min(high, 1)], [-0.04 * (g + 1)] * 2, color=colour, lw=3,
+                transform=ax.get_xaxis_transform(), clip_on=False)  # fmt: skip
+        actual = forecast.measured["acc"].iloc[g]
+        if np.isfinite(actual):
+            ax.axvline(actual, color=colour, ls="--", lw=1.4, label=f"{target}, measured")
+    ax.set(title=task_title(forecast.task), yticks=[])
+    ax.tick_params(axis="x", pad=4 + 6 * len(quantiles))
+    ax.set_ylim(bottom=0)
+    ax.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for side in ("left", "top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def of_forecasts(
+    forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
+) -> dict[str, Figure]:
+    """Those of `plots.figures`, and distributions where there are accuracies."""
+    drawn = plots.figures(forecasts, controls)
+    if any("acc" in forecast.quantiles for forecast in forecasts):
+        drawn["distributions"] = distributions(forecasts)
+    return drawn
+
+
+def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
+    """One panel a task; the bar under a hill is the 95 % interval."""
+    some = [f for f in forecasts if "acc" in f.quantiles]
+    n_columns = min(4, len(some))
+    n_rows = -(-len(some) // n_columns)
+    width, height = max(3.0 * n_columns, 6.0), 2.3 * n_rows + 1.0
+    fig = Figure(figsize=(width, height))
+    axes = fig.subplots(n_rows, n_columns, squeeze=False)
+    for ax in axes.flat[len(some) :]:
+        ax.set_visible(False)
+    for ax, forecast in zip(axes.flat, some, strict=False):
+        plot_distribution(ax, forecast)
+        ax.title.set(fontsize=10, fontweight="bold")
+        ax.tick_params(labelsize=8)
+    handles, labels = axes.flat[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="lower center", ncols=4, fontsize=8, frameon=False)
+    fig.subplots_adjust(
+        left=0.3 / width, right=1 - 0.3 / width, top=1 - 0.35 / height, bottom=0.85 / height,
+        hspace=0.75, wspace=0.15,
+    )  # fmt: skip
+    return fig
+
+
+def plot_coverage(ax: Axes, summary: pd.DataFrame, split: str) -> Axes:
+    """Share of measured values inside intervals against mean width, a line a method."""
+    part = summary[summary["split"] == split]
+    for i, row in enumerate(part.to_dict("records")):
+        widths = [row[f"width_{level:g}"] for level in LEVELS]
+        covers = [row[f"cover_{level:g}"] for level in LEVELS]
+        ax.plot(widths, covers, "o-", color=f"C{i}", ms=5, lw=1.2, label=row["method"])
+    for level in LEVELS:
+        ax.axhline(level, color="0.6", lw=0.8, ls=":")
+    ax.set(xlabel="mean width, points", ylabel="measured values inside", title=split)
+    ax.set_ylim(0, 1.04)
+    ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    return ax
+
+
+def backtest(summary: pd.DataFrame) -> Figure:
+    """Errors of each method, and coverage against width; dotted lines are the levels asked for."""
+    split = ALL_SPLITS if (summary["split"] == ALL_SPLITS).any() else summary["split"].iloc[0]
+    part = summary[summary["split"] == split]
+    fig = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    at = np.arange(len(part))
+    for i, (column, words) in enumerate((("mae", "mean error"), ("crps", "CRPS"))):
+        left.barh(at + 0.4 * i - 0.2, part[column], 0.38, color=("0.35", "0.7")[i], label=words)
+    left.set_yticks(at, list(part["method"]))
+    left.invert_yaxis()
+    left.set(xlabel="points of accuracy (less is better)", title="Held-out runs")
+    left.set_xlim(0, 1.4 * part[["mae", "crps"]].max().max())  # room for the legend
+    left.legend(fontsize=8, frameon=False, loc="center right")
+    plot_coverage(right, summary, split)
+    right.legend(fontsize=8, frameon=False)
+    return fig
+
+
+def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Axes:
+    """Shrinkage of the mean interval against FLOPs; filled: the best set within the budget.
+
+    A line a size, of which the ends are named in full and the rest by what follows the size.
+    """
+    for i, (_, group) in enumerate(advice.groupby("n_params")):
+        rows = group.sort_values("flops")
+        colour = f"C{i % 10}"
+        ax.plot(rows["flops"], rows["shrinkage"], "-", color=colour, lw=1, alpha=0.5)
+        for row in rows.to_dict("records"):
+            at, marked = (row["flops"], row["shrinkage"]), row["run"] in chosen
+            ax.plot(*at, "o", ms=7, color=colour, mfc=colour if marked else "white")
+            last = row["run"] == rows["run"].iloc[-1]
+            _, dash, rest = row["run"].rpartition("-")
+            place = (6, 3) if last else (0, -12 if i % 2 else 6)  # sizes above and below in turn
+            ax.annotate(row["run"] if last or not dash else rest, at, fontsize=7, color=colour,
+                        xytext=place, textcoords="offset points",
+                        ha="left" if last else "center",
+                        fontweight="bold" if marked else "normal")  # fmt: skip
+    ax.set_xscale("log")
+    ax.margins(x=0.12)  # for the names at the right
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda c, _: f"{c:.0e}".replace("e+", "e")))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.set(xlabel="FLOPs of the run", ylabel="narrower mean interval of the targets",
+           title="What each run would add (filled: the best set)")  # fmt: skip
+    ax.grid(alpha=0.25)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    return ax
+
+
+def candidates(advice: pd.DataFrame, chosen: Sequence[str]) -> Figure:
+    """One panel: every candidate, and the best set."""
+    fig = Figure(figsize=(8, 4.6), layout="constrained")
+    plot_candidates(fig.subplots(), advice, chosen)
+    return fig

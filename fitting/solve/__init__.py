@@ -1,0 +1,1 @@
+"""Fits: the paper's optimisers, many small fits at once, and their uncertainty."""

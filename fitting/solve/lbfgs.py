@@ -1,0 +1,111 @@
+"""Fits by scipy's optimisers with gradients from JAX, in float64.
+
+`fit_law` is the paper's step 1 (L-BFGS-B on a Huber loss of log residuals), `fit_link` its step 2
+(trust-region least squares).  Compiled functions are kept for each law and number of points, so
+that a ladder of tasks compiles once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from fitting.laws.base import Law, Link
+from fitting.solve.fit import Fit, residuals_of, summarise, with_anchor
+from fitting.solve.objectives import HUBER_DELTA, huber_sum
+
+
+def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """The paper's search for a law: L-BFGS-B on the Huber sum of log residuals.
+
+    Args:
+        law: what to fit.
+        x: inputs, shape (M, I), positive.
+        y: observations, shape (M,), positive.
+
+    Returns:
+        Parameters, the Huber sum, and whether the gradient has vanished.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    theta, value, stationary = _search_law(law, x.shape, x.tobytes(), y.tobytes())
+    return theta.copy(), value, stationary
+
+
+@functools.lru_cache(maxsize=256)  # engines and studies come back to the same points
+def _search_law(
+    law: Law, shape: tuple[int, ...], x: bytes, y: bytes
+) -> tuple[np.ndarray, float, bool]:
+    log_x, log_y = np.log(np.frombuffer(x).reshape(shape)), np.log(np.frombuffer(y))
+    value_and_grad = _huber_value_and_grad(law)
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, grad = value_and_grad(theta, log_x, log_y)
+        return float(value), np.asarray(grad)
+
+    with jax.enable_x64():
+        result = scipy.optimize.minimize(
+            objective,
+            law.start,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(*law.bounds, strict=True)),
+            options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
+        )
+    stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
+    return result.x, float(result.fun), stationary
+
+
+def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+    """The paper's search for a link: bounded least squares, as its `curve_fit` does.
+
+    Args:
+        link: what to fit; its anchor, if it has one, is not added.
+        x: feature, shape (M,).
+        y: accuracy, shape (M,).
+
+    Returns:
+        Parameters, the sum of squares, and whether the search succeeded.
+    """
+    residuals, _ = residuals_of(link)
+    with jax.enable_x64():
+        result = scipy.optimize.least_squares(
+            lambda theta: np.asarray(residuals(theta, x, y)),
+            link.start,
+            jac="2-point",
+            bounds=link.bounds,
+            method="trf",
+            max_nfev=500_000,
+        )
+    return result.x, 2 * result.cost, result.success
+
+
+def fit_law(law: Law, x: np.ndarray, y: np.ndarray) -> Fit[Law]:
+    """Fits a law to inputs of shape (M, I) and observations of shape (M,) as the paper does."""
+    theta, objective, stationary = search_law(law, x, y)
+    return summarise(law, theta, objective, np.log(x), np.log(y), stationary, HUBER_DELTA)
+
+
+def fit_link(link: Link, x: np.ndarray, y: np.ndarray) -> Fit[Link]:
+    """Fits a link, its anchor added, to features and accuracies of shape (M,) as the paper does."""
+    x, y = with_anchor(link, x, y)
+    theta, objective, success = search_link(link, x, y)
+    return summarise(link, theta, objective, x, y, success)
+
+
+@functools.cache
+def _huber_value_and_grad(law: Law) -> Callable:
+    def objective(theta, log_x, log_y):
+        return huber_sum(law.log_mean(theta, log_x) - log_y)
+
+    return jax.jit(jax.value_and_grad(objective))
+
+
+def _projected_gradient(theta: np.ndarray, gradient: np.ndarray, curve: Law | Link) -> float:
+    """Largest component of the gradient that the bounds leave free to act."""
+    lower, upper = curve.bounds
+    return float(np.max(np.abs(theta - np.clip(theta - gradient, lower, upper))))
