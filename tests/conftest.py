@@ -35,7 +35,7 @@ def public_data() -> Path:
 @pytest.fixture(scope="session")
 def public_table(public_data):
     """All published measurements, imported once."""
-    from ladder_jax.olmo_ladder import from_olmo_ladder
+    from ladder_jax.measurements.olmo_ladder import from_olmo_ladder
 
     frame, problems = from_olmo_ladder(public_data / "olmo_ladder_runs")
     assert problems == []

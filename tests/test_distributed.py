@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import distributed, preemption, sharding, tracking
+from ladder_jax import parallel
 from ladder_jax.config import (
     DataConfig,
     EvalConfig,
@@ -24,7 +24,9 @@ from ladder_jax.config import (
 )
 from ladder_jax.config_text import to_json
 from ladder_jax.eval import store
-from ladder_jax.tracking import read
+from ladder_jax.runtime import distributed, preemption
+from ladder_jax.training import run_directory
+from ladder_jax.training.metrics_log import read
 from tests.test_data import story
 
 COMMAND = [sys.executable, "-m", "ladder_jax.cli"]
@@ -126,11 +128,12 @@ def test_a_run_goes_on_with_another_number_of_processes(run, cache, alone, tmp_p
     ours, theirs = losses(directory), losses(alone)
     assert sorted(ours) == sorted(theirs) == list(range(10, 121, 10))
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], atol=1e-5)
-    assert tracking.is_done(run, directory)
-    a, b = (store.read(tracking.scores_path(d, 120))["loglik"] for d in (directory, alone))
+    assert run_directory.is_done(run, directory)
+    a, b = (store.read(run_directory.scores_path(d, 120))["loglik"] for d in (directory, alone))
     np.testing.assert_allclose(a, b, atol=1e-3)
     a, b = (
-        json.loads(tracking.eval_path(d, 120, "heldout").read_text()) for d in (directory, alone)
+        json.loads(run_directory.eval_path(d, 120, "heldout").read_text())
+        for d in (directory, alone)
     )
     assert a["values"]["lm_loss"] == pytest.approx(b["values"]["lm_loss"], abs=1e-4)
 
@@ -161,8 +164,8 @@ def test_two_processes_score_as_one(alone, cache, tmp_path):
 
 
 def test_each_process_reads_its_own_rows():
-    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-    assert sharding.own_rows(2, 8, mesh).tolist() == list(range(8))
+    mesh = parallel.make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    assert parallel.own_rows(2, 8, mesh).tolist() == list(range(8))
 
 
 PORT = free_port()

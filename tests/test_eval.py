@@ -8,17 +8,19 @@ import pytest
 
 from fitting.errors import InputError
 from fitting.table import METRICS
-from ladder_jax import measure
+from ladder_jax.data import documents as documents_
 from ladder_jax.data import sources
 from ladder_jax.data.tokenizer import train_bpe
-from ladder_jax.eval import alarm, embedded, metrics, requests, store, tasks
-from ladder_jax.eval.tasks import Document, Task
+from ladder_jax.eval import metrics, requests, sanity_checks, store
+from ladder_jax.measurements import own_runs
+from ladder_jax.tasks import made
+from ladder_jax.tasks.task import Document, Task, read_jsonl
 from tests.test_data import story
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    documents = [sources.Document(str(i), story(i)) for i in range(8)]
+    documents = [documents_.Document(str(i), story(i)) for i in range(8)]
     return train_bpe(documents, 300, tmp_path_factory.mktemp("bpe"))
 
 
@@ -110,14 +112,16 @@ def test_without_unconditional_scores_or_choices_there_are_no_such_metrics():
 
 def test_the_alarm_rings_where_accuracy_is_guessing_though_bpb_is_fine():
     good = {"bpb": 0.9, "acc_per_char": 0.251}
-    assert "of guessing" in str(alarm.at_chance("hellaswag_val_rc_5shot", good, 0.25, 10_000))
+    assert "of guessing" in str(
+        sanity_checks.at_chance("hellaswag_val_rc_5shot", good, 0.25, 10_000)
+    )
     for values, task in (
         (good | {"bpb": 1.4}, "hellaswag_val_rc_5shot"),
         (good | {"acc_per_char": 0.3}, "hellaswag_val_rc_5shot"),
         (good, "another"),
         ({"bpb": 0.5}, "hellaswag_val_rc_5shot"),
     ):
-        assert alarm.at_chance(task, values, 0.25, 10_000) is None
+        assert sanity_checks.at_chance(task, values, 0.25, 10_000) is None
 
 
 ROWS = {
@@ -136,14 +140,14 @@ ROWS = {
 def test_a_bad_row_of_a_users_task_is_named(row, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"context": ["x", "y"], "choices": [" b", " c"], "gold": 1}\n\n')
-    assert tasks.read_jsonl(path) == Task("mine", [Document(("x", "y"), (" b", " c"), 1)])
+    assert read_jsonl(path) == Task("mine", [Document(("x", "y"), (" b", " c"), 1)])
     path.write_text(path.read_text() + row + "\n")
     with pytest.raises(InputError, match=r"mine\.jsonl: row 3: ") as caught:
-        tasks.read_jsonl(path)
+        read_jsonl(path)
     assert ROWS[row] in str(caught.value)
     path.write_text("\n")
     with pytest.raises(InputError, match="no documents"):
-        tasks.read_jsonl(path)
+        read_jsonl(path)
 
 
 def test_a_store_round_trips_and_must_be_whole(tmp_path):
@@ -163,11 +167,11 @@ def speeches():
     return sources.load(DataConfig()).heldout
 
 
-@pytest.mark.parametrize("name", list(embedded.BUILDERS))
+@pytest.mark.parametrize("name", list(made.BUILDERS))
 def test_embedded_tasks_are_full_fair_and_repeatable(name, speeches, tokenizer):
-    (task,) = embedded.build([name], speeches, tokenizer)
+    (task,) = made.build([name], speeches, tokenizer)
     assert len(task.documents) == 1000
-    (again,) = embedded.build([name], speeches, tokenizer)
+    (again,) = made.build([name], speeches, tokenizer)
     assert again == task
     n_choices = 2 if name == "agree2" else 4
     assert {len(d.choices) for d in task.documents} == {n_choices}
@@ -189,6 +193,6 @@ def test_metrics_of_a_run_come_from_its_stores(tmp_path, tokenizer):
     store.write(scores, evals / "scores-00000012.parquet")
     fewer = scores[scores["doc"] < 2]
     store.write(fewer, evals / "tasks-00000012.parquet")  # a later scoring, of fewer documents
-    ((step, (values, n)),) = measure._measured(evals).items()
+    ((step, (values, n)),) = own_runs._measured(evals).items()
     assert (step, n) == (12, {"made up": 3})
     assert values == {"made up": metrics.of_task(scores)}

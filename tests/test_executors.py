@@ -13,13 +13,15 @@ import pandas as pd
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import launch, measure, tracking
+from ladder_jax import launch
 from ladder_jax.config_text import to_json
 from ladder_jax.launch import Demands, Ended, attempts, grid
 from ladder_jax.launch.child import Child
 from ladder_jax.launch.executor import Job
 from ladder_jax.launch.on_slurm import Slurm
-from ladder_jax.preemption import EXIT_CODE, Preempted
+from ladder_jax.measurements import own_runs
+from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
+from ladder_jax.training import metrics_log, run_directory
 from tests.test_train import cache, results, run, text  # noqa: F401 (fixtures)
 
 LOST = None
@@ -85,7 +87,7 @@ def test_a_run_that_is_lost_again_and_again_without_a_step_has_failed(run, tmp_p
     steps = iter(range(10, 100, 10))
 
     def gain(job):
-        with open(directory / tracking.METRICS_FILE, "a") as file:
+        with open(directory / metrics_log.METRICS_FILE, "a") as file:
             file.write(f'{{"step": {next(steps)}}}\n')
 
     executor = Scripted(tiny=[LOST] * 5 + [0])
@@ -150,7 +152,7 @@ def began(directory):
 
 
 def reached(directory, step):
-    return any(row["step"] >= step for row in tracking.read(directory))
+    return any(row["step"] >= step for row in metrics_log.read(directory))
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +306,7 @@ def test_a_slice_of_two_hosts_is_one_run_of_two_processes(run, tmp_path, cache, 
     with Ray(tmp_path, nodes.address, Demands({"": {"tpu": "v5p-16"}})) as executor:
         launch.execute([short], tmp_path, executor)
         heads = [node for node in ray.nodes() if "TPU-v5p-16-head" in node["Resources"]]
-    assert tracking.is_done(short, directory)
+    assert run_directory.is_done(short, directory)
     (attempt,) = began(directory)
     assert heads[0]["NodeID"].startswith(attempt["node"].rpartition("/")[2])
     assert (directory / "output-1.txt").is_file()
@@ -364,7 +366,7 @@ def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, whi
     assert all(codes[n].count(0) == 1 and codes[n][-1] == 0 for n in codes)
     assert len({nodes for tries in held.values() for nodes in tries}) == 3
 
-    ours, theirs = measure.from_runs(out), measure.from_runs(undisturbed)
+    ours, theirs = own_runs.from_runs(out), own_runs.from_runs(undisturbed)
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
     for member in runs:
         assert results(directories[member.name]) == results(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import sharding
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.models import blocked, decoder, fused
 
@@ -26,13 +26,13 @@ def logits_and_gradients(monkeypatch, kernel, mesh):
         logits = decoder.bind(MODEL, p)(TOKENS)
         return jnp.mean(jnp.sin(3 * logits)), logits
 
-    with sharding.use_mesh(mesh):
+    with parallel.use_mesh(mesh):
         (_, logits), grads = jax.jit(jax.value_and_grad(mean, has_aux=True))(params)
     return logits, grads
 
 
 def test_the_kernel_of_tpus_is_attention(monkeypatch):
-    mesh = sharding.make_mesh(MeshConfig(2, 2, 2))
+    mesh = parallel.make_mesh(MeshConfig(2, 2, 2))
 
     def splash(*arrays):
         return fused.splash(*arrays, interpret=True)
@@ -45,7 +45,7 @@ def test_the_kernel_of_tpus_is_attention(monkeypatch):
 
 def test_who_gets_a_kernel(monkeypatch):
     def found(platform, length, dtype, wanted="auto"):
-        monkeypatch.setattr(sharding, "platform", lambda: platform)
+        monkeypatch.setattr(parallel, "platform", lambda: platform)
         return fused.attention(replace(MODEL, attention=wanted), length, jnp.dtype(dtype))
 
     assert found("cpu", 100, "float32") is blocked.blocked

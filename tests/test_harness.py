@@ -22,12 +22,12 @@ from lm_eval.tasks import TaskManager
 from fitting.errors import InputError
 from ladder_jax import hf
 from ladder_jax.config import ModelConfig
-from ladder_jax.data import sources
+from ladder_jax.data import documents as documents_
 from ladder_jax.data.tokenizer import END_OF_TEXT, train_bpe
 from ladder_jax.eval import harness, metrics, scoring
 from ladder_jax.eval.harness import HarnessLM
-from ladder_jax.eval.tasks import Document, Task
 from ladder_jax.models import decoder
+from ladder_jax.tasks.task import Document, Task
 from tests.test_data import story
 
 WINDOW = 96
@@ -39,7 +39,7 @@ WORDS = ("fox", "owl", "naïve 我们", "a lazy dog", "hum", "the cat sat", "ove
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    documents = [sources.Document(str(i), story(i)) for i in range(8)]
+    documents = [documents_.Document(str(i), story(i)) for i in range(8)]
     return train_bpe(documents, 300, tmp_path_factory.mktemp("bpe"))
 
 

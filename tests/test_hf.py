@@ -13,10 +13,12 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax import hf, hf_config, hf_weights, sharding
+from ladder_jax import hf, parallel
 from ladder_jax.config import MeshConfig, ModelConfig
-from ladder_jax.data.sources import Document
+from ladder_jax.data.documents import Document
 from ladder_jax.data.tokenizer import train_bpe
+from ladder_jax.hf import weights as weights_
+from ladder_jax.hf.config import to_config
 from ladder_jax.models import decoder
 from ladder_jax.models.sizes import OLMO2_SIZES
 
@@ -97,7 +99,7 @@ def test_logits_equal_those_of_transformers(golden, saved, version):
 
 @pytest.mark.parametrize("name", ["370M", "7B"])
 def test_the_published_sizes_are_read_as_published(tmp_path, name):
-    config = hf_config.to_config(OLMO2_SIZES[name], "float32", 100_257)
+    config = to_config(OLMO2_SIZES[name], "float32", 100_257)
     del config["rope_parameters"]
     config |= {"rope_theta": 500_000, "rope_scaling": None, "pad_token_id": 100_277}
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -109,8 +111,8 @@ def test_half_precision_on_disk_is_read_as_it_is(golden, saved, kind):
     halves = {name: x.astype(jnp.dtype(kind)) for name, x in golden[0].items()}
     read = hf.read_params(saved(weights=halves), OLMO2)
     rounded = {name: x.astype(np.float32) for name, x in halves.items()}
-    assert same(read, hf_weights.assemble(rounded.__getitem__, OLMO2))
-    assert not same(read, hf_weights.assemble(golden[0].__getitem__, OLMO2))
+    assert same(read, weights_.assemble(rounded.__getitem__, OLMO2))
+    assert not same(read, weights_.assemble(golden[0].__getitem__, OLMO2))
     assert {x.dtype for x in jax.tree.leaves(read)} == {np.dtype("float32")}
 
 
@@ -174,9 +176,9 @@ def test_the_tokenizer_is_carried_along(tmp_path, params, tokenizer):
 
 def test_parameters_go_to_their_shards(tmp_path, params):
     hf.write(tmp_path / "out", BIG, params)
-    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))
+    mesh = parallel.make_mesh(MeshConfig(fsdp=4, tensor=2))
     shards = jax.tree.map(
-        lambda axes: sharding.parameter_sharding(mesh, axes),
+        lambda axes: parallel.parameter_sharding(mesh, axes),
         decoder.logical_axes(BIG),
         is_leaf=lambda axes: type(axes) is tuple,
     )
@@ -299,7 +301,7 @@ def test_nothing_half_written_is_left(tmp_path, params, tokenizer, monkeypatch):
         save_file(tensors, path, metadata)
 
     with monkeypatch.context() as patch:
-        patch.setattr(hf_weights, "save_file", full)
+        patch.setattr(weights_, "save_file", full)
         refused(lambda: hf.write(out, BIG, params, None, "float32", 4e4), "No space left on device")
     assert list(tmp_path.iterdir()) == []
     out.mkdir()

@@ -15,16 +15,19 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import load_file
 
-from ladder_jax import hf, measure, optim, sharding, tracking
-from ladder_jax.checkpoint import Checkpoints
+from ladder_jax import hf, parallel
 from ladder_jax.cli import models
 from ladder_jax.config import DataConfig, MeshConfig, RunConfig
 from ladder_jax.config_text import load_json, to_json
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.data.tokenizer import load
+from ladder_jax.measurements import own_runs
 from ladder_jax.models import decoder
-from ladder_jax.step import TrainState, abstract_state
-from ladder_jax.train import _meta, train
+from ladder_jax.training import optimizer
+from ladder_jax.training.checkpoint import Checkpoints
+from ladder_jax.training.initialize import TrainState, abstract_state
+from ladder_jax.training.loop import _meta, train
+from ladder_jax.training.run_directory import claim_directory, is_trained, scored_steps, write_eval
 from tests.test_data import story
 from tests.test_hf import BIG, OLMO2, params, refused, same, tokenizer  # noqa: F401 (fixtures)
 
@@ -158,12 +161,12 @@ def test_a_model_goes_through_a_run_directory_to_the_bit(
     assert "64,000 tokens, with a tokenizer" in capsys.readouterr().out
     made = load_json(RunConfig, out / "config.json")
     assert made == RunConfig(name="source", n_steps=1, batch_seqs=4000, model=BIG)
-    assert tracking.is_trained(made, out)
-    assert tracking.scored_steps(made) == [1]
+    assert is_trained(made, out)
+    assert scored_steps(made) == [1]
     train(made, out, tmp_path / "no-cache")  # nothing is left to train, nor asked of any text
     assert not (tmp_path / "no-cache").exists()
-    tracking.write_eval(out, 1, "heldout", {"lm_loss": 2.0}, 7)
-    assert set(measure.from_runs(out.parent)["n_tokens"]) == {64_000}
+    write_eval(out, 1, "heldout", {"lm_loss": 2.0}, 7)
+    assert set(own_runs.from_runs(out.parent)["n_tokens"]) == {64_000}
 
     exporting(out, back)
     assert "source at step 1" in capsys.readouterr().out
@@ -179,7 +182,7 @@ def test_an_imported_state_is_one_that_training_knows(tmp_path, params):  # noqa
     hf.write(tmp_path / "source", BIG, params)
     importing(tmp_path / "source", tmp_path / "run")
     made = load_json(RunConfig, tmp_path / "run" / "config.json")
-    mesh = sharding.make_mesh(MeshConfig(fsdp=4, tensor=2))  # another than it was saved on
+    mesh = parallel.make_mesh(MeshConfig(fsdp=4, tensor=2))  # another than it was saved on
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     try:
         state, meta = checkpoints.restore(abstract_state(made, mesh), 1)
@@ -223,7 +226,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, params):  # noqa: F811
 
 def save_steps(run, directory, packed, params):  # noqa: F811
     """Two checkpoints as training leaves them, without the time it takes to compile."""
-    moments = optim.transformation(run.optim).init(jax.tree.map(jnp.asarray, params))
+    moments = optimizer.transformation(run.optim).init(jax.tree.map(jnp.asarray, params))
     saved = {1: params, 2: jax.tree.map(lambda x: x * np.float32(1.1), params)}
     checkpoints = Checkpoints(directory / "checkpoints")
     for step, values in saved.items():
@@ -242,7 +245,7 @@ def test_a_trained_run_is_exported(tmp_path, params, monkeypatch):  # noqa: F811
     data = DataConfig("local", str(text), vocab_size=300, heldout_fraction=0.25)
     run = RunConfig(n_steps=2, checkpoint_every=1, model=BIG, data=data)
     refused(lambda: exporting(directory, tmp_path / "out"), "config.json")
-    tracking.claim_directory(run, directory)
+    claim_directory(run, directory)
     refused(lambda: exporting(directory, tmp_path / "out"), "no checkpoint yet")
     packed = prepare(data, BIG.seq_len, cache)
     saved = save_steps(run, directory, packed, params)

@@ -11,12 +11,15 @@ from dataclasses import replace
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import launch, locks, measure, tracking
-from ladder_jax import train as training
+from ladder_jax import launch
 from ladder_jax.config_text import to_json
 from ladder_jax.launch.executor import Ended, Job
 from ladder_jax.launch.local import Local
-from ladder_jax.preemption import EXIT_CODE
+from ladder_jax.measurements import own_runs
+from ladder_jax.runtime import locks
+from ladder_jax.runtime.preemption import EXIT_CODE
+from ladder_jax.training import loop as training
+from ladder_jax.training import metrics_log, run_directory
 from tests.test_train import cache, results, run, text  # noqa: F401 (fixtures)
 
 
@@ -38,7 +41,7 @@ def test_one_worker_and_two_train_the_same_bits(run, tmp_path, cache):  # noqa: 
     assert states == ["done"] * 3
     first = results(launch.run_directory(tmp_path / "two", runs[0]))
     assert results(launch.run_directory(tmp_path / "again", runs[0])) == first
-    table = measure.from_runs(tmp_path / "two")
+    table = own_runs.from_runs(tmp_path / "two")
     assert set(table["run"]) == {"r0", "r1", "r2"}
     assert set(table["metric"]) == {"lm_loss", "lm_bpb"}
     assert table["lr"].notna().all()
@@ -50,7 +53,7 @@ def test_one_failing_run_does_not_stop_the_others(run, tmp_path, cache):  # noqa
     bad = replace(bad, data=replace(bad.data, source="local", path=str(tmp_path / "nowhere")))
     with pytest.raises(InputError, match=r"run r1 failed: data.path .* does not exist"):
         launch.train_all([bad, good], tmp_path / "out", cache, workers=2)
-    assert tracking.is_done(good, launch.run_directory(tmp_path / "out", good))
+    assert run_directory.is_done(good, launch.run_directory(tmp_path / "out", good))
 
 
 def test_a_run_of_another_config_is_not_taken_for_the_grids(run, tmp_path, cache):  # noqa: F811
@@ -59,9 +62,9 @@ def test_a_run_of_another_config_is_not_taken_for_the_grids(run, tmp_path, cache
     launch.train_all([other], tmp_path, cache, workers=1)
     with pytest.raises(InputError, match=r"r0 belongs to another config \(optim.lr_peak"):
         launch.train_all([first], tmp_path, cache, workers=1)
-    step = tracking.scored_steps(other)[0]
-    tracking.eval_path(launch.run_directory(tmp_path, other), step, "heldout").unlink()
-    assert not tracking.is_done(other, launch.run_directory(tmp_path, other))
+    step = run_directory.scored_steps(other)[0]
+    run_directory.eval_path(launch.run_directory(tmp_path, other), step, "heldout").unlink()
+    assert not run_directory.is_done(other, launch.run_directory(tmp_path, other))
 
 
 def test_a_manifest_belongs_to_one_experiment(run, tmp_path):  # noqa: F811
@@ -107,14 +110,14 @@ def test_killed_three_times_a_run_ends_bit_for_bit_the_same(run, tmp_path, cache
     out = tmp_path / "cut"
 
     def reached(step):
-        return lambda: any(r["step"] >= step for r in tracking.read(out))
+        return lambda: any(r["step"] >= step for r in metrics_log.read(out))
 
     def saving():
         return reached(60)() and any((out / "checkpoints").glob("*tmp*"))
 
     for moment in (reached(30), saving, reached(110)):
         kill_when(start(config, out, cache), moment)
-    assert not tracking.is_done(long, out)
+    assert not run_directory.is_done(long, out)
     assert start(config, out, cache).wait() == 0
     assert results(out) == results(tmp_path / "whole")
     assert json.loads((out / "config.json").read_text())["n_steps"] == 120

@@ -29,8 +29,13 @@ def forbidden(path: Path) -> set[str]:
         if path.parent.name == "cli":  # the front door
             return bad - {"experiments"}
         fits = {n for n in names if n.split(".")[0] == "fitting"}
-        bad |= {n for n in fits if n != "fitting" and not n.startswith(("fitting.errors", "fitting.io", "fitting.table"))}
-        if path.name != "sharding.py":
+        bad |= {
+            n
+            for n in fits
+            if n != "fitting"
+            and not n.startswith(("fitting.errors", "fitting.io", "fitting.table"))
+        }
+        if path.parent.name != "parallel":
             bad |= {n for n in names if n.startswith("jax.sharding")}
         return bad
     return set()

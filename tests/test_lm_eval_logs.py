@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fitting import table
-from ladder_jax.lm_eval_results import from_lm_eval
+from ladder_jax.measurements.lm_eval_results import from_lm_eval
 from tests.test_lm_eval_results import DATE, GOOD, LABEL, RESULTS, config, content, values, write
 
 CHOICES = (["four", "7", "two words"], ["Ünïcode", "b"], ["0", "1"], ["yes", "no"])

@@ -13,7 +13,7 @@ from fitting.laws import SINGLE_STEP
 from fitting.laws.curves import predict as curve_at
 from fitting.table import COLUMNS
 from ladder_jax import cli
-from ladder_jax.lm_eval_results import HEADER, from_lm_eval
+from ladder_jax.measurements.lm_eval_results import HEADER, from_lm_eval
 
 DATE = "2025-03-01T10-40-33.549571"
 RESULTS = f"a__b/results_{DATE}.json"

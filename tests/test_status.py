@@ -10,9 +10,11 @@ from dataclasses import replace
 
 import pytest
 
-from ladder_jax import cli, launch, locks, tracking
+from ladder_jax import cli, launch
 from ladder_jax.launch import attempts
-from ladder_jax.preemption import EXIT_CODE
+from ladder_jax.runtime import locks
+from ladder_jax.runtime.preemption import EXIT_CODE
+from ladder_jax.training import metrics_log, run_directory
 from tests.test_train import run, text  # noqa: F401 (fixtures)
 
 
@@ -27,7 +29,7 @@ def state(run, directory):  # noqa: F811
 
 def log(directory, **row):
     directory.mkdir(parents=True, exist_ok=True)
-    with open(directory / tracking.METRICS_FILE, "a") as file:
+    with open(directory / metrics_log.METRICS_FILE, "a") as file:
         file.write(json.dumps({"step": 10, "loss": 2.5, "tokens_per_s": 100.0} | row) + "\n")
 
 
@@ -39,7 +41,7 @@ def test_a_run_passes_through_its_states(run, directory):  # noqa: F811
         assert state(run, directory) == "running"
         log(directory)
         log(directory, step=20, mfu=0.5)
-        (directory / tracking.METRICS_FILE).open("a").write('{"step": 2')  # being written
+        (directory / metrics_log.METRICS_FILE).open("a").write('{"step": 2')  # being written
         now = launch.progress(run, directory)
         assert (now["step"], now["loss"], now["mfu"]) == (20, 2.5, 0.5)
         assert now["eta_s"] == pytest.approx(4 * run.batch_tokens / 100)
@@ -54,8 +56,8 @@ def test_a_run_passes_through_its_states(run, directory):  # noqa: F811
     (directory / "checkpoints" / str(run.n_steps)).mkdir(parents=True)
     attempts.end(directory, 0, "")
     assert state(run, directory) == "to score"
-    for step in tracking.scored_steps(run):
-        tracking.write_eval(directory, step, "heldout", {"lm_loss": 1.0}, 1)
+    for step in run_directory.scored_steps(run):
+        run_directory.write_eval(directory, step, "heldout", {"lm_loss": 1.0}, 1)
     assert state(run, directory) == "done"
 
 

@@ -12,8 +12,7 @@ import optax
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax import measure, optim, score, sharding, step, tracking, train
-from ladder_jax.checkpoint import Checkpoints
+from ladder_jax import parallel
 from ladder_jax.config import (
     DataConfig,
     EvalConfig,
@@ -24,9 +23,13 @@ from ladder_jax.config import (
 )
 from ladder_jax.config_text import load_json
 from ladder_jax.data import pipeline
-from ladder_jax.eval import heldout
+from ladder_jax.eval import heldout, runs
+from ladder_jax.measurements import own_runs
 from ladder_jax.models import decoder
-from ladder_jax.tracking import read
+from ladder_jax.training import initialize, loop, optimizer, run_directory, step
+from ladder_jax.training.checkpoint import Checkpoints
+from ladder_jax.training.metrics_log import read
+from ladder_jax.training.schedule import learning_rate, schedule_of
 from tests.test_data import story
 
 MODEL = ModelConfig(
@@ -64,7 +67,7 @@ def cache(tmp_path_factory):
 def undisturbed(run, cache, tmp_path_factory):
     """The run, trained and scored."""
     directory = tmp_path_factory.mktemp("undisturbed") / "r"
-    score.train_and_score(run, directory, cache, progress=False)
+    runs.train_and_score(run, directory, cache, progress=False)
     return directory
 
 
@@ -82,27 +85,27 @@ def results(directory):
 
 def test_scored_checkpoints_are_spread_over_the_saved_and_end_with_the_last(run):
     sparse = replace(run, n_steps=100, checkpoint_every=10)
-    assert score.scored_steps(sparse) == [40, 70, 100]
-    assert score.scored_steps(replace(sparse, eval=replace(run.eval, n_checkpoints=1))) == [100]
-    assert score.scored_steps(run) == tracking.checkpoint_steps(run) == [8, 16, 24]
+    assert runs.scored_steps(sparse) == [40, 70, 100]
+    assert runs.scored_steps(replace(sparse, eval=replace(run.eval, n_checkpoints=1))) == [100]
+    assert runs.scored_steps(run) == run_directory.checkpoint_steps(run) == [8, 16, 24]
 
 
 def mesh_of(**axes):
     config = MeshConfig(**axes)
     n = config.fsdp * config.tensor * max(config.data, 1)
-    return sharding.make_mesh(replace(config, data=max(config.data, 1)), jax.devices()[:n])
+    return parallel.make_mesh(replace(config, data=max(config.data, 1)), jax.devices()[:n])
 
 
 def one_step(mesh, params, batch, constants=None):
     constants = constants or OptimConfig()
     params = jax.tree.map(jnp.array, params)  # the step donates its state
-    moments = optim.transformation(constants).init(params)
-    state = step.TrainState(jnp.zeros((), jnp.int32), params, moments)
-    state = jax.device_put(state, step.state_sharding(MODEL, constants, mesh))
-    rows = jax.device_put(batch[None], sharding.micro_batch_sharding(mesh))
-    with sharding.use_mesh(mesh):
+    moments = optimizer.transformation(constants).init(params)
+    state = initialize.TrainState(jnp.zeros((), jnp.int32), params, moments)
+    state = jax.device_put(state, initialize.state_sharding(MODEL, constants, mesh))
+    rows = jax.device_put(batch[None], parallel.micro_batch_sharding(mesh))
+    with parallel.use_mesh(mesh):
         return step.make_step(MODEL, constants, mesh)(
-            state, rows, optim.schedule_of(OptimConfig(lr_peak=0.1), 10)
+            state, rows, schedule_of(OptimConfig(lr_peak=0.1), 10)
         )
 
 
@@ -159,23 +162,25 @@ MESHES = [
 @functools.cache
 def fresh():
     """A state as runs begin with it."""
-    return jax.device_get(step.init_state(RunConfig(model=MODEL), mesh_of(data=1)))
+    return jax.device_get(initialize.init_state(RunConfig(model=MODEL), mesh_of(data=1)))
 
 
 def steps_on(n, model=MODEL, **axes):
     """Losses of n steps, gradient norms, and the state after them."""
     config, constants = MeshConfig(**axes), OptimConfig()
     mesh = mesh_of(**{k: v for k, v in axes.items() if k != "micro_seqs"})
-    n_micro = sharding.micro_batches(8, config, mesh)
-    state = jax.device_put(fresh(), step.state_sharding(model, constants, mesh), may_alias=False)
-    own = sharding.own_rows(n_micro, 8, mesh)
+    n_micro = parallel.micro_batches(8, config, mesh)
+    state = jax.device_put(
+        fresh(), initialize.state_sharding(model, constants, mesh), may_alias=False
+    )
+    own = parallel.own_rows(n_micro, 8, mesh)
     function, found = step.make_step(model, constants, mesh), []
-    schedule = optim.schedule_of(OptimConfig(lr_peak=0.01), 10)
-    with sharding.use_mesh(mesh):
+    schedule = schedule_of(OptimConfig(lr_peak=0.01), 10)
+    with parallel.use_mesh(mesh):
         for i in range(n):
             batch = np.roll(BATCH, i, axis=1)
             batch[3, 5:] = pipeline.PADDING  # micro-batches of unequal weight
-            batch = sharding.put_batch(batch, own, n_micro, 8, mesh)
+            batch = parallel.put_batch(batch, own, n_micro, 8, mesh)
             state, metrics = function(state, batch, schedule)
             found.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     return found, state
@@ -206,15 +211,15 @@ def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = mesh_of(data=4, fsdp=2)
     with pytest.raises(InputError, match="batch_seqs 12 does not divide over 8 data x fsdp dev"):
-        sharding.micro_batches(12, MeshConfig(), mesh)
+        parallel.micro_batches(12, MeshConfig(), mesh)
     with pytest.raises(InputError, match=r"micro_seqs 2 does not divide the 3 .* one of 1, 3"):
-        sharding.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
-    assert sharding.micro_batches(24, MeshConfig(micro_seqs=1), mesh) == 3
+        parallel.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
+    assert parallel.micro_batches(24, MeshConfig(micro_seqs=1), mesh) == 3
 
 
 def test_parameters_and_moments_lie_where_the_rules_say(run):
     mesh = mesh_of(data=2, fsdp=2, tensor=2)
-    state = step.init_state(run, mesh)
+    state = initialize.init_state(run, mesh)
     for a, b in zip(*map(jax.tree.leaves, (state, fresh())), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)  # drawn as on one device
     gate = state.params["layers"]["mlp"]["gate"]
@@ -249,7 +254,7 @@ SPECS = {
 
 
 def test_the_spec_of_every_parameter(run):
-    shards = step.state_sharding(MODEL, run.optim, mesh_of(fsdp=4, tensor=2)).params
+    shards = initialize.state_sharding(MODEL, run.optim, mesh_of(fsdp=4, tensor=2)).params
     found = {
         "/".join(key.key for key in path): tuple(shard.spec)
         for path, shard in jax.tree_util.tree_flatten_with_path(shards)[0]
@@ -262,14 +267,14 @@ def assert_same(a, b):
 
 
 def test_a_mesh_of_one_device_is_a_mesh(run):
-    state = step.init_state(run, mesh_of(data=1))
+    state = initialize.init_state(run, mesh_of(data=1))
     assert tuple(state.params["head"].sharding.spec) == ("fsdp", "tensor")
 
 
 def test_the_schedule_warms_up_and_falls_to_a_tenth():
     config = OptimConfig(lr_peak=2.0, warmup_steps=5)
-    schedule = optim.schedule_of(config, 105)
-    rates = np.array([optim.learning_rate(schedule, jnp.float32(s)) for s in range(105)])
+    schedule = schedule_of(config, 105)
+    rates = np.array([learning_rate(schedule, jnp.float32(s)) for s in range(105)])
     np.testing.assert_allclose(rates[:5], [0.4, 0.8, 1.2, 1.6, 2.0], rtol=1e-6)
     assert rates.argmax() in (4, 5)
     assert rates[54] == pytest.approx(2 * (0.1 + 0.9 / 2), rel=1e-5)
@@ -304,22 +309,22 @@ def test_a_run_learns_logs_and_measures(run, trained, cache):
     evals = [json.loads(t) for t in results(trained)[0].values()]
     assert [e["step"] for e in evals] == [8, 16, 24]
     assert evals[-1]["values"]["lm_bpb"] < evals[0]["values"]["lm_bpb"]
-    assert tracking.is_done(run, trained)
+    assert run_directory.is_done(run, trained)
     before = results(trained)
-    score.train_and_score(run, trained, cache, progress=False)  # nothing left to do
+    runs.train_and_score(run, trained, cache, progress=False)  # nothing left to do
     assert results(trained) == before
 
 
 def test_a_run_is_scored_on_its_tasks_once(run, tmp_path, cache):
     run = replace(run, n_steps=8, eval=EvalConfig(("cloze4",), 2, heldout_tokens=400))
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     stores = sorted((tmp_path / "r" / "evals").glob("scores-*.parquet"))
     assert [p.name for p in stores] == ["scores-00000004.parquet", "scores-00000008.parquet"]
     stamps = [p.stat().st_mtime_ns for p in stores]
     stores[1].unlink()
-    score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert stores[0].stat().st_mtime_ns == stamps[0]  # nothing is scored twice
-    table = measure.from_runs(tmp_path)
+    table = own_runs.from_runs(tmp_path)
     cloze = table[(table["task"] == "cloze4") & (table["step"] == 8)].set_index("metric")["value"]
     assert cloze["bpb"] > 0
     assert 0 < cloze["acc"] < 1
@@ -334,7 +339,7 @@ class Killed(Exception):
 def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
     run, undisturbed, tmp_path, cache, monkeypatch, where
 ):
-    real, calls = train._collect, []
+    real, calls = loop._collect, []
 
     def collect(*args):
         calls.append(args[1])
@@ -342,17 +347,17 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
             raise Killed
         return real(*args)
 
-    monkeypatch.setattr(train, "_collect", collect)
+    monkeypatch.setattr(loop, "_collect", collect)
     with pytest.raises(Killed):
-        score.train_and_score(run, tmp_path / "cut", cache, progress=False)
+        runs.train_and_score(run, tmp_path / "cut", cache, progress=False)
     monkeypatch.undo()
-    score.train_and_score(run, tmp_path / "cut", cache, progress=False)
+    runs.train_and_score(run, tmp_path / "cut", cache, progress=False)
     assert results(tmp_path / "cut") == results(undisturbed)
-    mesh = sharding.make_mesh(run.mesh)
+    mesh = parallel.make_mesh(run.mesh)
     ends = []
     for directory in (tmp_path / "cut", undisturbed):
         kept = Checkpoints(directory / "checkpoints")
-        ends.append(kept.restore_newest(step.abstract_state(run, mesh))[0])
+        ends.append(kept.restore_newest(initialize.abstract_state(run, mesh))[0])
         kept.close()
     for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
@@ -383,16 +388,16 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, trained, cache, 
     damage(trained / "checkpoints" / "24", how)
     (trained / "evals" / "heldout-00000024.json").unlink()
     capsys.readouterr()
-    score.train_and_score(run, trained, cache, progress=False)
+    runs.train_and_score(run, trained, cache, progress=False)
     said = capsys.readouterr().err
     assert "checkpoint 24 is corrupt" in said
     assert len(said.splitlines()) == 1
     assert results(trained) == whole
-    assert tracking.is_done(run, trained)
+    assert run_directory.is_done(run, trained)
 
 
 def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, monkeypatch):
-    monkeypatch.setattr(train, "LOG_EVERY", 3)
+    monkeypatch.setattr(loop, "LOG_EVERY", 3)
     real = step.make_step
 
     def broken(*args):
@@ -405,16 +410,16 @@ def test_divergence_names_step_and_last_good_checkpoint(run, tmp_path, cache, mo
 
         return broken_step
 
-    monkeypatch.setattr(train, "make_step", broken)
-    with pytest.raises(train.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkp"):
-        score.train_and_score(run, tmp_path / "r", cache, progress=False)
+    monkeypatch.setattr(loop, "make_step", broken)
+    with pytest.raises(loop.Diverged, match=r"loss is nan at step 11; .*step 8 in .*checkp"):
+        runs.train_and_score(run, tmp_path / "r", cache, progress=False)
     assert not (tmp_path / "r" / "checkpoints" / "16").exists()
 
 
 def test_a_first_step_to_nowhere_is_no_success(run, tmp_path, cache):
     wild = replace(run, n_steps=1, optim=replace(run.optim, lr_peak=1e38, warmup_steps=0))
-    with pytest.raises(train.Diverged, match=r"at step 1; last good .* none"):
-        score.train_and_score(wild, tmp_path / "r", cache, progress=False)
+    with pytest.raises(loop.Diverged, match=r"at step 1; last good .* none"):
+        runs.train_and_score(wild, tmp_path / "r", cache, progress=False)
     assert not (tmp_path / "r" / "checkpoints" / "1").exists()
 
 
@@ -426,7 +431,7 @@ def test_a_passing_read_error_loses_nothing(run, trained, monkeypatch):
 
     monkeypatch.setattr(kept._manager, "restore", busy)
     with pytest.raises(InputError, match="checkpoint 24 cannot be read: Too many open files"):
-        kept.restore_newest(step.abstract_state(run, sharding.make_mesh(run.mesh)))
+        kept.restore_newest(initialize.abstract_state(run, parallel.make_mesh(run.mesh)))
     assert kept.steps() == [8, 16, 24]
     kept.close()
 
@@ -441,31 +446,31 @@ def test_bad_input_leaves_nothing_behind(run, tmp_path, cache):
     ]
     for wrong in bad:
         with pytest.raises(InputError):
-            score.train_and_score(wrong, out, cache, progress=False)
+            runs.train_and_score(wrong, out, cache, progress=False)
         assert not out.exists()
 
 
 def test_a_directory_belongs_to_one_config(run, tmp_path, cache):
-    tracking.claim_directory(run, tmp_path)
+    run_directory.claim_directory(run, tmp_path)
     other = replace(run, optim=replace(run.optim, lr_peak=0.02))
     with pytest.raises(InputError, match=r"another config \(optim.lr_peak is 0.01 there, 0.02 he"):
-        score.train_and_score(other, tmp_path, cache, progress=False)
+        runs.train_and_score(other, tmp_path, cache, progress=False)
 
 
 def test_an_unwritable_directory_is_one_line(run, tmp_path, cache):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot be written"):
-        score.train_and_score(run, tmp_path / "file" / "r", cache, progress=False)
+        runs.train_and_score(run, tmp_path / "file" / "r", cache, progress=False)
 
 
 def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
     with pytest.raises(InputError, match="batch_seqs 6 does not divide over 8"):
-        score.train_and_score(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
+        runs.train_and_score(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
     with pytest.raises(InputError, match="needs 6 devices, there are 8"):
-        sharding.make_mesh(MeshConfig(data=2, fsdp=3))
+        parallel.make_mesh(MeshConfig(data=2, fsdp=3))
 
 
 def test_checkpoints_are_spread_and_end_at_the_end(run):
-    assert tracking.checkpoint_steps(run) == [8, 16, 24]
-    assert tracking.checkpoint_steps(replace(run, checkpoint_every=10)) == [10, 20, 24]
-    assert tracking.checkpoint_steps(replace(run, n_steps=2)) == [1, 2]
+    assert run_directory.checkpoint_steps(run) == [8, 16, 24]
+    assert run_directory.checkpoint_steps(replace(run, checkpoint_every=10)) == [10, 20, 24]
+    assert run_directory.checkpoint_steps(replace(run, n_steps=2)) == [1, 2]

@@ -24,8 +24,10 @@ from tqdm import tqdm
 from fitting.errors import InputError
 from ladder_jax import hf
 from ladder_jax.config import ModelConfig
-from ladder_jax.eval import loglik, olmes, scoring
+from ladder_jax.data.tokenizer import find_tokenizer
+from ladder_jax.eval import loglik, scoring
 from ladder_jax.models import decoder
+from ladder_jax.tasks import olmes
 
 TASKS = (
     "hellaswag_val_rc_5shot", "arc_challenge_test_rc_5shot", "arc_easy_test_rc_5shot",
@@ -128,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     model = hf.read_config(args.hf)
     params = hf.read_params(args.hf, model)
-    tokenizer = olmes.tokenizer(args.tokenizer)
+    tokenizer = find_tokenizer(args.tokenizer)
     make = {
         "plain": lambda: plain(model, params),
         "transformers": lambda: transformers(args.hf, "float32"),

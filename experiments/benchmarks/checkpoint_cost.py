@@ -27,8 +27,9 @@ import numpy as np
 
 from experiments.benchmarks import common
 from fitting.errors import InputError
-from ladder_jax import checkpoint, sharding, step
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
+from ladder_jax.training import checkpoint, initialize
 
 MODELS = {
     "d128": ModelConfig(d_model=128, n_heads=4, n_layers=4, d_ff=512, vocab_size=4096),
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _cost(model: ModelConfig, directory: Path, n_saves: int) -> dict[str, Any]:
-    state = step.init_state(RunConfig(model=model), sharding.make_mesh(MeshConfig()))
+    state = initialize.init_state(RunConfig(model=model), parallel.make_mesh(MeshConfig()))
     noise = functools.partial(jax.random.normal, jax.random.key(0))  # zeros would be compressed
     state = jax.tree.map(lambda x: noise(x.shape) if x.ndim else x, state)
     jax.block_until_ready(state)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ladder_jax import compilation
+from ladder_jax.runtime import compilation
 
 
 @contextlib.contextmanager

@@ -22,9 +22,11 @@ from tqdm import tqdm
 from experiments.benchmarks import common
 from ladder_jax import hf
 from ladder_jax.config import ModelConfig
-from ladder_jax.eval import loglik, olmes, packing, requests
+from ladder_jax.data.tokenizer import find_tokenizer
+from ladder_jax.eval import loglik, packing, requests
 from ladder_jax.eval.requests import Bundle, Ids
 from ladder_jax.models import decoder
+from ladder_jax.tasks import olmes
 
 WINDOW = 4096
 BATCH_SIZES = (1, 8, 32)  # that the harness may choose from
@@ -59,7 +61,7 @@ def prepare(directory: str, tasks: Sequence[str], documents: int, vocabulary: in
     )
     params = decoder.init_params(model, jax.random.key(0))
     hf.write(f"{directory}/model", model, params | {"head": _HEAD_SCALE * params["head"]})
-    tokenizer = olmes.tokenizer("dolma2")
+    tokenizer = find_tokenizer("dolma2")
     for i, label in enumerate(tqdm(tasks, "tokenising", leave=False, disable=None)):
         task = olmes.load(label, documents)
         made = requests.of_tasks([task], tokenizer, WINDOW, unconditional=False)

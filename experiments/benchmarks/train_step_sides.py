@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ladder_jax import hf, optim, sharding, step
+from ladder_jax import hf, parallel
 from ladder_jax.config import MeshConfig, ModelConfig, OptimConfig, RunConfig
 from ladder_jax.models import counts
+from ladder_jax.training import initialize, schedule, step
 
 MODEL = ModelConfig(
     d_model=128, n_heads=4, n_layers=4, d_ff=512, vocab_size=4096, seq_len=256, dtype="float32"
@@ -22,7 +23,7 @@ MODEL = ModelConfig(
 N_SEQS = 8
 N_COMPARED = 20  # steps whose losses are compared
 OPTIM = OptimConfig(warmup_steps=5, z_loss=0.0)
-SCHEDULE = optim.schedule_of(OPTIM, N_COMPARED)
+SCHEDULE = schedule.schedule_of(OPTIM, N_COMPARED)
 _PEAK = 1024  # rows and columns of the matrices
 _PRODUCTS = 5  # of which the quickest counts
 
@@ -83,14 +84,14 @@ _OURS = {
 
 
 def _ours(kind: str, home: Path) -> tuple[Callable, Callable]:
-    mesh = sharding.make_mesh(MeshConfig())
+    mesh = parallel.make_mesh(MeshConfig())
     model = _OURS[kind]
-    function = step.make_step(model, step.constants_of(OPTIM), mesh)
-    with sharding.use_mesh(mesh):
-        states = [step.init_state(_run(), mesh)]
+    function = step.make_step(model, initialize.constants_of(OPTIM), mesh)
+    with parallel.use_mesh(mesh):
+        states = [initialize.init_state(_run(), mesh)]
 
     def train(batch: np.ndarray, i: int) -> float:
-        with sharding.use_mesh(mesh):
+        with parallel.use_mesh(mesh):
             states[0], metrics = function(states[0], batch[None], SCHEDULE)
         return float(metrics["loss"])
 
@@ -105,8 +106,8 @@ def _torch(dtype: str, home: Path) -> tuple[Callable, Callable]:
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    mesh = sharding.make_mesh(MeshConfig())
-    hf.write(home, MODEL, jax.device_get(step.init_state(_run(), mesh).params))
+    mesh = parallel.make_mesh(MeshConfig())
+    hf.write(home, MODEL, jax.device_get(initialize.init_state(_run(), mesh).params))
     model = transformers.Olmo2ForCausalLM.from_pretrained(
         home, dtype=torch.float32, attn_implementation="sdpa"
     ).train()
@@ -119,7 +120,7 @@ def _torch(dtype: str, home: Path) -> tuple[Callable, Callable]:
         weight_decay=OPTIM.weight_decay,
         fused=True,
     )
-    rates = [float(optim.learning_rate(SCHEDULE, jnp.float32(i))) for i in range(N_COMPARED)]
+    rates = [float(schedule.learning_rate(SCHEDULE, jnp.float32(i))) for i in range(N_COMPARED)]
 
     def train(batch: np.ndarray, i: int) -> float:
         tokens = torch.from_numpy(batch.astype(np.int64))

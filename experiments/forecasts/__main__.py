@@ -16,7 +16,7 @@ import pandas as pd
 
 from fitting import table
 from fitting.errors import InputError
-from ladder_jax import compilation, download
+from ladder_jax.runtime import compilation, paths
 
 # Name -> module of this folder with `run(table, arguments)`, which prints what it finds.
 ANALYSES = {
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         frame = None if args.name in _NO_TABLE else _read(args.measurements)
         if args.name != "speed":
-            compilation.keep(download.cache_dir())
+            compilation.keep(paths.cache_dir())
         importlib.import_module(f"experiments.forecasts.{ANALYSES[args.name]}").run(frame, args)
     except InputError as e:
         print(f"{parser.prog}: {e}", file=sys.stderr)

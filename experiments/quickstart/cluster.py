@@ -19,10 +19,12 @@ from typing import Any
 
 from experiments.quickstart.config import LADDER
 from fitting.errors import InputError
-from ladder_jax import compilation, launch, measure
+from ladder_jax import launch
 from ladder_jax.config import RunConfig
-from ladder_jax.download import cache_dir
 from ladder_jax.launch import attempts
+from ladder_jax.measurements import own_runs
+from ladder_jax.runtime import compilation
+from ladder_jax.runtime.paths import cache_dir
 
 _COMMAND = "python -m experiments.quickstart.cluster"
 _DUE = 0.3  # of a run is done when the node that holds it is killed
@@ -97,7 +99,7 @@ def _report(runs: list[RunConfig], out: Path) -> None:
 
 def _compared(out: Path) -> dict[str, Any]:
     """Whether the two tables of measurements are equal, and their greatest difference."""
-    ray, local = (measure.from_runs(out / where) for where in ("ray", "local"))
+    ray, local = (own_runs.from_runs(out / where) for where in ("ray", "local"))
     keys = ["run", "task", "metric", "step"]
     both = ray.merge(local, on=keys, how="outer", suffixes=("", "_local"), indicator=True)
     apart = (both["value"] - both["value_local"]).abs().max()

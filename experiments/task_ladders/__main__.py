@@ -13,7 +13,8 @@ from tqdm import tqdm
 from experiments.task_ladders import analyse, worker
 from experiments.task_ladders.study import METHODS
 from fitting.errors import InputError
-from ladder_jax import compilation, download
+from ladder_jax.downloads import public_runs
+from ladder_jax.runtime import compilation, paths
 
 # What shares fits stays in one process; compiled code goes from one to the other.
 _GROUPS = (
@@ -49,8 +50,8 @@ def _run(args: argparse.Namespace) -> None:
         if name not in analyse.ANALYSES:
             raise InputError(f"{name}: no such analysis; use {', '.join(analyse.ANALYSES)}")
     names = args.names or list(analyse.ANALYSES)
-    runs = args.runs or str(download.olmo_ladder())  # once, before the workers
-    compilation.keep(download.cache_dir())
+    runs = args.runs or str(public_runs.olmo_ladder())  # once, before the workers
+    compilation.keep(paths.cache_dir())
     methods = tuple(m for m in METHODS if m in args.method)
     groups = [[n for n in group if n in names] for group in _GROUPS]
     with contextlib.ExitStack() as stack:

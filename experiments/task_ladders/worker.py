@@ -9,7 +9,7 @@ from pathlib import Path
 from experiments.task_ladders import analyse
 from experiments.task_ladders.study import Study
 from fitting import io
-from ladder_jax import olmo_ladder
+from ladder_jax.measurements import olmo_ladder
 
 
 @functools.cache

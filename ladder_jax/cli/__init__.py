@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from fitting.errors import InputError
-from ladder_jax import distributed
 from ladder_jax.arguments import parser
 from ladder_jax.cli import advice, compile, data, evals, forecasts, models, runs, tables
-from ladder_jax.preemption import EXIT_CODE, Preempted
+from ladder_jax.runtime import distributed
+from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -110,8 +110,8 @@ def _check_output(name: str | None, flag: str, suffix: str, measurements: str) -
 
 
 def _keep_compiled() -> None:
-    from ladder_jax import compilation
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime import compilation
+    from ladder_jax.runtime.paths import cache_dir
 
     compilation.keep(cache_dir())
 

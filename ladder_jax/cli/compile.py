@@ -56,7 +56,8 @@ def examine(
     if search and mesh:
         raise InputError("--search chooses the mesh: leave --mesh out")
     os.environ.update(_COMPILER_ONLY)  # read when JAX is imported
-    from ladder_jax import aot, aot_search
+    from ladder_jax import aot
+    from ladder_jax.aot import search as search_
     from ladder_jax.config import MeshConfig
 
     slice_, run = aot.topology(topology), _run_of(size)
@@ -67,12 +68,12 @@ def examine(
     )
     if search:
         meshes = aot.layouts(run, slice_.n_chips)
-        run, compiled = aot_search.search(
+        run, compiled = search_.search(
             run, meshes, lambda tried, effort: aot.compile_step(tried, slice_, effort)
         )
     else:
         chosen = MeshConfig(**mesh) if mesh else aot.layouts(run, slice_.n_chips)[0]
-        run = aot_search.configured(run, replace(chosen, micro_seqs=micro_seqs), remat)
+        run = search_.configured(run, replace(chosen, micro_seqs=micro_seqs), remat)
         with Console(stderr=True).status(f"compiling {size} for {topology}"):
             compiled = aot.compile_step(run, slice_)
     flops, closed = aot.step_flops(run), aot.closed_form_flops(run)
@@ -89,7 +90,7 @@ def examine(
         "flops": flops,
         "flops_closed_form": closed,
         "flops_ratio": flops / closed,
-        "overrides": " ".join(aot_search.overrides(run)),
+        "overrides": " ".join(search_.overrides(run)),
     }
 
 

@@ -28,18 +28,19 @@ def evaluate(args: argparse.Namespace) -> None:
     """Scores tasks with a model of Hugging Face, or with checkpoints of a run."""
     import pandas as pd
 
-    from ladder_jax import compilation
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime import compilation
+    from ladder_jax.runtime.paths import cache_dir
 
     _check_flags(args)
     compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
-    from ladder_jax import distributed, hf, preemption, sharding
+    from ladder_jax import hf, parallel
     from ladder_jax.config import MeshConfig
+    from ladder_jax.runtime import distributed, preemption
 
     distributed.initialize(args.coordinator, args.process_count, args.process_id)
-    mesh = sharding.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
-    with preemption.watch(), show.by_the_first_process(), sharding.use_mesh(mesh):
+    mesh = parallel.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
+    with preemption.watch(), show.by_the_first_process(), parallel.use_mesh(mesh):
         if args.hf:
             directory = hf.locate(args.hf)
             model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
@@ -53,7 +54,7 @@ def evaluate(args: argparse.Namespace) -> None:
         if args.overlap:
             _report_overlap([questions.tasks[0] for questions in asked], args.overlap)
         frames = [_score(model, weights, asked) for weights in every]
-    if not sharding.is_primary():
+    if not parallel.is_primary():
         return
     table.write(pd.concat(frames, ignore_index=True), args.out)
     print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(asked)} tasks")
@@ -82,14 +83,15 @@ def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[An
     from tqdm import tqdm
 
     from fitting.observations.select import MAIN_TASKS
-    from ladder_jax.data.tokenizer import check_vocabulary
-    from ladder_jax.eval import olmes, scoring
+    from ladder_jax.data.tokenizer import check_vocabulary, find_tokenizer
+    from ladder_jax.eval import scoring
+    from ladder_jax.tasks import olmes
 
     name = args.tokenizer or beside
     if name is None:
         where = args.hf or args.checkpoint
         raise InputError(f"{where}: no tokenizer.json beside the weights: give --tokenizer")
-    tokenizer = olmes.tokenizer(str(name))
+    tokenizer = find_tokenizer(str(name))
     check_vocabulary(tokenizer, model.vocab_size, f"--tokenizer {name}")
     window = args.window or model.seq_len
     if window > model.seq_len:
@@ -115,7 +117,8 @@ def _report_overlap(tasks: Sequence[Any], path: str) -> None:
     from tqdm import tqdm
 
     from ladder_jax.config import DataConfig
-    from ladder_jax.data import overlap, sources
+    from ladder_jax.data import sources
+    from ladder_jax.tasks import overlap
 
     source = DataConfig(source="local", path=path)
     documents = sources.SOURCES[source.source](source)
@@ -133,8 +136,9 @@ def _report_overlap(tasks: Sequence[Any], path: str) -> None:
 
 def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
     """Scores, prints, and returns the measurements of what was asked for."""
-    from ladder_jax import measure, sharding
+    from ladder_jax import parallel
     from ladder_jax.eval import scoring
+    from ladder_jax.measurements import own_runs
 
     names = [questions.tasks[0].name for questions in asked]
     held = scoring.score_into(
@@ -144,18 +148,19 @@ def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
         asked,
         weights.fingerprint,
         weights.cells,
-        progress=sharding.is_primary(),
+        progress=parallel.is_primary(),
     )
     scores = held[held["task"].isin(names)]
     scores.attrs = dict(held.attrs)
-    frame = measure.of_store(scores, weights.store)
+    frame = own_runs.of_store(scores, weights.store)
     _print(frame, scores, {q.tasks[0].name: q.tasks[0].chance for q in asked}, weights)
     return frame
 
 
 def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights) -> None:
     """The table of values with standard errors, and what is odd about them."""
-    from ladder_jax.eval import alarm, metrics, olmes
+    from ladder_jax.eval import metrics, sanity_checks
+    from ladder_jax.tasks import olmes
 
     labels = list(dict.fromkeys(frame["task"]))
     values = {t: dict(zip(g["metric"], g["value"], strict=True)) for t, g in frame.groupby("task")}
@@ -177,7 +182,7 @@ def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights)
         rows.append([label, f"{n[label]:,}", share, *cells])
     show.columns(rows)
     for label in labels:
-        odd = "acc" in values[label] and alarm.at_chance(
+        odd = "acc" in values[label] and sanity_checks.at_chance(
             label, values[label], guess[label]["chance"], int(n[label])
         )
         if odd:
@@ -185,15 +190,16 @@ def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights)
 
 
 def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> Iterator[_Weights]:
-    from ladder_jax import hf, measure, sharding
+    from ladder_jax import hf, parallel
+    from ladder_jax.measurements import own_runs
     from ladder_jax.models import decoder
 
-    shardings = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
+    shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
     params = hf.read_params(directory, model, _dtype(args), shardings)
     store = Path(args.store or Path(args.out).with_suffix(".scores.parquet"))
     n_tokens = None if args.n_tokens is None else round(args.n_tokens)
     name = directory.resolve().name if Path(args.hf).is_dir() else args.hf
-    cells = {"run": args.name or name, "size": ""} | measure.model_cells(model, n_tokens)
+    cells = {"run": args.name or name, "size": ""} | own_runs.model_cells(model, n_tokens)
     yield _Weights(params, hf.fingerprint(directory), store, cells)
 
 
@@ -209,7 +215,7 @@ def _run_tokenizer(args: argparse.Namespace, run: Any) -> tuple[Path | None, str
     from ladder_jax import hf
     from ladder_jax.cli import models
     from ladder_jax.data.pipeline import prepare
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime.paths import cache_dir
 
     directory = Path(args.checkpoint)
     if args.tokenizer:
@@ -226,8 +232,9 @@ def _of_run(
     """Weights of a run's steps; `text` is what it must have been trained on, if that matters."""
     import jax
 
-    from ladder_jax import checkpoint, measure, tracking
-    from ladder_jax.step import abstract_state
+    from ladder_jax.measurements import own_runs
+    from ladder_jax.training import checkpoint, run_directory
+    from ladder_jax.training.initialize import abstract_state
 
     directory = Path(args.checkpoint)
     checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
@@ -241,8 +248,8 @@ def _of_run(
                 )
             fingerprint = checkpoint.digest(state.params)
             params = jax.tree.map(lambda x: x.astype(_dtype(args)), state.params)
-            store = Path(args.store or tracking.added_scores_path(directory, step))
-            cells = measure.run_cells(run, directory, step)
+            store = Path(args.store or run_directory.added_scores_path(directory, step))
+            cells = own_runs.run_cells(run, directory, step)
             yield _Weights(params, fingerprint, store, cells | {"run": args.name or run.name})
     finally:
         checkpoints.close()
@@ -250,7 +257,7 @@ def _of_run(
 
 def _steps(args: argparse.Namespace) -> list[int]:
     """The steps asked for, none twice."""
-    from ladder_jax.checkpoint import Checkpoints
+    from ladder_jax.training.checkpoint import Checkpoints
 
     directory, asked = Path(args.checkpoint), args.steps
     saved = directory / "checkpoints"

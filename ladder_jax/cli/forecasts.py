@@ -28,8 +28,8 @@ def predict(args: argparse.Namespace) -> None:
     frame, problems = table.read(args.measurements)
     show.problems(problems, args.strict)
 
-    from ladder_jax import compilation
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime import compilation
+    from ladder_jax.runtime.paths import cache_dir
 
     compilation.keep(cache_dir())
     from fitting.forecast import diagnose, predict

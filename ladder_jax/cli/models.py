@@ -43,14 +43,15 @@ def import_hf(args: argparse.Namespace) -> None:
 
     Reads `hf` (a directory or org/model[@revision]), `out` and `n_tokens` (trained on).
     """
-    from ladder_jax import hf, tracking
+    from ladder_jax import hf
     from ladder_jax.models import counts
+    from ladder_jax.training import run_directory
 
     out = Path(args.out)
     source = hf.locate(args.hf)
     run = _run_of(args.hf, source, args.n_tokens)
     origin = {"hf": args.hf, "n_tokens": int(args.n_tokens), "weights": hf.fingerprint(source)}
-    if tracking.check_directory(run, out):
+    if run_directory.check_directory(run, out):
         _check_origin(origin, out)
         print(f"{out}: holds {run.name} already")
         return
@@ -89,12 +90,12 @@ def _run_of(name: str, source: Path, n_tokens: float) -> Any:
 
 def _check_origin(origin: dict[str, Any], out: Path) -> None:
     """Checks that a directory of the same config also holds the same weights."""
-    from ladder_jax import tracking
+    from fitting import io
 
     path = out / _SOURCE_FILE
     if not path.is_file():
         raise InputError(f"{out}: holds a run that was not imported: choose another --out")
-    if tracking.read_json(path).get("weights") != origin["weights"]:
+    if io.read_json(path).get("weights") != origin["weights"]:
         raise InputError(f"{out}: holds other weights of this name: choose another --out")
 
 
@@ -102,8 +103,9 @@ def _make_run(run: Any, source: Path, origin: dict[str, Any], directory: Path) -
     """Fills a directory that `tracking` and `Checkpoints` take for a finished run's."""
     import draccus
 
-    from ladder_jax import hf, tracking
-    from ladder_jax.checkpoint import Checkpoints
+    from ladder_jax import hf
+    from ladder_jax.training import run_directory
+    from ladder_jax.training.checkpoint import Checkpoints
 
     directory.mkdir(parents=True)
     checkpoints = Checkpoints(directory / "checkpoints")
@@ -120,7 +122,7 @@ def _make_run(run: Any, source: Path, origin: dict[str, Any], directory: Path) -
         shutil.copyfile(tokenizer, directory / tokenizer.name)
     text = json.dumps(origin, indent=2) + "\n"
     (directory / _SOURCE_FILE).write_text(text, encoding="utf-8")
-    tracking.claim_directory(run, directory)
+    run_directory.claim_directory(run, directory)
 
 
 def _state(run: Any, source: Path) -> Any:
@@ -128,19 +130,20 @@ def _state(run: Any, source: Path) -> Any:
     import jax
     import numpy as np
 
-    from ladder_jax import hf, optim
-    from ladder_jax.step import TrainState, abstract_state
+    from ladder_jax import hf
+    from ladder_jax.training import optimizer
+    from ladder_jax.training.initialize import TrainState, abstract_state
 
     shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, _host_mesh()))
     params = hf.read_params(source, run.model, shardings=shardings.params)
-    begin = jax.jit(optim.transformation(run.optim).init, out_shardings=shardings.moments)
+    begin = jax.jit(optimizer.transformation(run.optim).init, out_shardings=shardings.moments)
     return TrainState(jax.device_put(np.int32(1), shardings.step), params, begin(params))
 
 
 def _restore(run: Any, directory: Path, step: int | None) -> tuple[Any, int, str]:
     """Parameters of a checkpoint, its step, and the fingerprint of what it was trained on."""
-    from ladder_jax.checkpoint import Checkpoints
-    from ladder_jax.step import abstract_state
+    from ladder_jax.training.checkpoint import Checkpoints
+    from ladder_jax.training.initialize import abstract_state
 
     saved = directory / "checkpoints"
     checkpoints = Checkpoints(saved) if saved.is_dir() else None
@@ -165,21 +168,21 @@ def _host_mesh() -> Any:
     """One device: the host's, whose memory holds what an accelerator's may not."""
     import jax
 
-    from ladder_jax import sharding
+    from ladder_jax import parallel
     from ladder_jax.config import MeshConfig
 
     try:
         devices = jax.local_devices(backend="cpu")
     except RuntimeError:  # JAX was told to use no other than the accelerator
         devices = jax.local_devices()
-    return sharding.make_mesh(MeshConfig(), devices[:1])
+    return parallel.make_mesh(MeshConfig(), devices[:1])
 
 
 def _tokenizer_of(run: Any, directory: Path, trained_on: str) -> Path | None:
     """The tokenizer file of a run: its own if it was imported, else that of its packed text."""
     from ladder_jax import hf
     from ladder_jax.data.pipeline import prepare
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime.paths import cache_dir
 
     if (directory / _SOURCE_FILE).is_file():
         return hf.tokenizer_file(directory)

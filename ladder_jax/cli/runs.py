@@ -84,7 +84,7 @@ def _overridden(runs: list[Any], overrides: list[str]) -> list[Any]:
 def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
     """What the flags ask for; flags of another executor are not passed over."""
     from ladder_jax import launch
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime.paths import cache_dir
 
     given = {"local": args.workers, "ray": args.resources, "slurm": args.slurm}
     for kind, value in given.items():
@@ -104,11 +104,12 @@ def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
 
 def _check_data(runs: list[Any], out: Path) -> None:
     """Prepares the text that is still needed, or complains, before anything is written."""
-    from ladder_jax import launch, tracking
+    from ladder_jax import launch
     from ladder_jax.data.pipeline import prepare
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime.paths import cache_dir
+    from ladder_jax.training import run_directory
 
-    todo = [run for run in runs if not tracking.is_done(run, launch.run_directory(out, run))]
+    todo = [run for run in runs if not run_directory.is_done(run, launch.run_directory(out, run))]
     for data, seq_len in dict.fromkeys((run.data, run.model.seq_len) for run in todo):
         prepare(data, seq_len, cache_dir())
 
@@ -129,9 +130,10 @@ def _check_blind(experiment: Any, targets: list[Any], out: Path) -> None:
 
 
 def _measure_runs(runs: list[Any], out: Path) -> Any:
-    from ladder_jax import launch, measure
+    from ladder_jax import launch
+    from ladder_jax.measurements import own_runs
 
-    frame = measure.of_runs(sorted(launch.run_directory(out, run) for run in runs), out)
+    frame = own_runs.of_runs(sorted(launch.run_directory(out, run) for run in runs), out)
     table.write(frame, out / "measurements.csv")
     print(
         f"{out / 'measurements.csv'}: {len(frame):,} measurements of {frame['run'].nunique()} runs"
@@ -186,7 +188,7 @@ def _report_targets(
     """Holds the forecasts against the measured targets: predictions.csv and the report."""
     from fitting.forecast import diagnose, predict
     from fitting.report import report
-    from ladder_jax import tracking
+    from ladder_jax.runtime import versions
 
     forecasts = [predict.compare(forecast, frame) for forecast in forecasts]
     predictions = predict.to_frame(forecasts)
@@ -197,7 +199,7 @@ def _report_targets(
         "forecast, SHA-256": lock["sha256"],
         "measurements fitted, SHA-256": lock["data_sha256"],
         "config, SHA-256": lock["config_sha256"],
-    } | tracking.environment()
+    } | versions.environment()
     targets = ", ".join(dict.fromkeys(predictions["target"]))
     controls = [predict.compare(control, frame) for control in controls]
     scored = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
@@ -238,10 +240,10 @@ def status(args: argparse.Namespace) -> None:
 
 def train(args: argparse.Namespace) -> None:
     """Trains and scores one run."""
-    from ladder_jax import compilation, preemption
     from ladder_jax.config import RunConfig
     from ladder_jax.config_text import load_json, override
-    from ladder_jax.download import cache_dir
+    from ladder_jax.runtime import compilation, preemption
+    from ladder_jax.runtime.paths import cache_dir
 
     preemption.end_when_told()  # until training watches
     compilation.keep(cache_dir())  # before what follows imports JAX
@@ -258,9 +260,10 @@ def train(args: argparse.Namespace) -> None:
     if not args.out:
         raise InputError("--out is empty: name a directory")
 
-    from ladder_jax import distributed, sharding
-    from ladder_jax import train as training
-    from ladder_jax.score import train_and_score
+    from ladder_jax import parallel
+    from ladder_jax.eval.runs import train_and_score
+    from ladder_jax.runtime import distributed
+    from ladder_jax.training import loop as training
 
     distributed.initialize(args.coordinator, args.process_count, args.process_id)
     bar = sys.stderr.isatty()
@@ -268,7 +271,7 @@ def train(args: argparse.Namespace) -> None:
         training.train(run, Path(args.out), cache_dir(), progress=bar)
     else:
         train_and_score(run, Path(args.out), cache_dir(), progress=bar)
-    if sharding.is_primary() and not args.no_score:
+    if parallel.is_primary() and not args.no_score:
         print(
             f"{args.out}: {run.name} is trained and scored; "
             f"ladder measure --runs {args.out} --out FILE"

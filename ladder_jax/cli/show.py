@@ -17,9 +17,9 @@ _SHOWN_PROBLEMS = 20
 @contextlib.contextmanager
 def by_the_first_process() -> Iterator[None]:
     """Leaves what the block prints to the first of several processes."""
-    from ladder_jax import sharding
+    from ladder_jax import parallel
 
-    if sharding.is_primary():
+    if parallel.is_primary():
         yield
         return
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):

@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from fitting.errors import InputError
 from ladder_jax.data import built, readers, storage, tokenise
+from ladder_jax.data.documents import Document
 from ladder_jax.data.mixture import Mixture
 from ladder_jax.data.readers import Unit
 from ladder_jax.data.shards import end_of_text
-from ladder_jax.data.sources import Document
 from ladder_jax.data.tokenise import Task
 from ladder_jax.data.tokenizer import train_bpe
 
@@ -153,9 +153,9 @@ def _tokenizer(mixture: Mixture, root: epath.Path, units: dict[str, list[Unit]])
     """Puts the tokenizer into the build; returns its SHA-256 and its size."""
     with storage.scratch(root) as directory:
         if mixture.tokenizer.path:
-            from ladder_jax.eval import olmes
+            from ladder_jax.data.tokenizer import find_tokenizer
 
-            tokenizer = olmes.tokenizer(mixture.tokenizer.path)
+            tokenizer = find_tokenizer(mixture.tokenizer.path)
         else:
             sample = tuple(_sample(mixture, units))
             tokenizer = train_bpe(sample, mixture.tokenizer.vocab_size, directory)

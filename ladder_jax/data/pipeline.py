@@ -24,12 +24,12 @@ from absl import flags
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax import processes
 from ladder_jax.config import DataConfig
 from ladder_jax.data import built, sources
+from ladder_jax.data.documents import Document
 from ladder_jax.data.shards import PADDING, Records, Writer, encode, pack
-from ladder_jax.data.sources import Document
 from ladder_jax.data.tokenizer import load, train_bpe
+from ladder_jax.runtime import processes
 
 __all__ = ["PADDING", "Packed", "PackedInfo", "pack", "prepare", "read_ahead"]
 

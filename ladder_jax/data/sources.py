@@ -1,52 +1,22 @@
-"""Documents from packages, local files or TFDS, and their split into train and held-out.
+"""Documents from packages, local files or TFDS.
 
 A source is a function from `DataConfig` to documents in a fixed order.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fitting.errors import InputError
 from ladder_jax.config import DataConfig
+from ladder_jax.data.documents import Corpus, Document, split
 
 BUILT = "built"  # the source that `ladder data build` made: split, tokenised and packed already
-
-
-@dataclass(frozen=True)
-class Document:
-    """A text, a name that does not change, and the stratum it is split within."""
-
-    name: str
-    text: str
-    stratum: str = ""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Documents in two parts that share none."""
-
-    train: tuple[Document, ...]
-    heldout: tuple[Document, ...]
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 over the names and texts of both parts."""
-        digest = hashlib.sha256()
-        for part in (self.train, self.heldout):
-            for document in part:
-                for piece in (document.name, document.text):
-                    digest.update(hashlib.sha256(piece.encode()).digest())
-            digest.update(b"|")
-        return digest.hexdigest()
 
 
 def load(config: DataConfig) -> Corpus:
@@ -66,32 +36,6 @@ def load(config: DataConfig) -> Corpus:
     if not documents:
         raise InputError(f"data.path {config.path!r}: no text found; check path and text_field")
     return split(documents, config.heldout_fraction, config.seed)
-
-
-def split(documents: list[Document], fraction: float, seed: int) -> Corpus:
-    """Holds out a share of each stratum, by document; which ones depends on seed and name.
-
-    Raises:
-        InputError: nothing would be left on one of the sides.
-    """
-    strata = defaultdict(list)
-    for document in documents:
-        strata[document.stratum].append(document)
-    chosen: set[str] = set()
-    for members in strata.values():
-        ranked = sorted(members, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest())
-        chosen |= {d.name for d in ranked[: round(fraction * len(ranked))]}
-    if not chosen:  # many tiny strata: fall back on the whole
-        ranked = sorted(
-            documents, key=lambda d: hashlib.sha256(f"{seed}/{d.name}".encode()).digest()
-        )
-        chosen = {d.name for d in ranked[: max(1, round(fraction * len(ranked)))]}
-    train = tuple(d for d in documents if d.name not in chosen)
-    if not train:
-        raise InputError(
-            f"{len(documents)} document(s) cannot be split into train and held-out: add documents"
-        )
-    return Corpus(train, tuple(d for d in documents if d.name in chosen))
 
 
 def _sotu(config: DataConfig) -> Iterator[Document]:
@@ -195,7 +139,7 @@ def _olmes_train(config: DataConfig) -> Iterator[Document]:
     sentence may come to stand on both sides of the split.  `config.path` names the tasks,
     comma-separated; empty means all nine.
     """
-    from ladder_jax.eval import olmes, prompts
+    from ladder_jax.tasks import olmes, prompts
 
     available = olmes.train_tasks()
     named = dict.fromkeys(name.strip() for name in config.path.split(","))  # none twice

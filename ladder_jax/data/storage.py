@@ -16,7 +16,7 @@ from typing import Any
 from etils import epath
 
 from fitting.errors import InputError
-from ladder_jax import locks
+from ladder_jax.runtime import locks
 
 _PARTIAL = ".partial-"
 _PATIENCE_S = 20.0  # for a bucket to answer at all

@@ -18,13 +18,13 @@ from etils import epath
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax import processes
 from ladder_jax.data import readers, storage
 from ladder_jax.data.built import PARTS, TOKENIZER
 from ladder_jax.data.mixture import Mixture, SourceConfig
 from ladder_jax.data.readers import Unit
 from ladder_jax.data.shards import Writer, encode
 from ladder_jax.data.tokenizer import load
+from ladder_jax.runtime import processes
 
 SHARDS = "shards"
 _AT_ONCE = 1 << 20  # characters tokenised together

@@ -9,9 +9,10 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from fitting.io import write_atomically
-from ladder_jax.data.sources import Document
+from ladder_jax.data.documents import Document
+from ladder_jax.tasks import olmes
 
 END_OF_TEXT = "<|endoftext|>"  # id 0; ends every document
 MIN_VOCAB = 257  # all bytes, and the end of text
@@ -61,6 +62,29 @@ def load(path: Path) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def find_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of the public runs (`dolma2`), or one of the user's.
+
+    Args:
+        name: `dolma2`, or the path of a `tokenizer.json` or of a directory that holds one.
+
+    Raises:
+        InputError: no such file, or it is no tokenizer.
+    """
+    if name == "dolma2":
+        path = olmes.root() / "tokenizers" / "dolma2.json"
+    else:
+        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
+    if not path.is_file():
+        raise InputError(f"{path}: no such tokenizer: name dolma2 or a tokenizer.json")
+    try:
+        return load(path)
+    except Exception as e:  # the package raises no narrower class
+        raise InputError(
+            f"{path}: no tokenizer of the package tokenizers: {first_line(e)}"
+        ) from None
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int, name: str) -> None:

@@ -23,13 +23,14 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import compilation, hf, sharding
+from ladder_jax import hf, parallel
 from ladder_jax.config import MeshConfig, ModelConfig
-from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary
-from ladder_jax.download import cache_dir
-from ladder_jax.eval import loglik, olmes, scoring
+from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary, find_tokenizer
+from ladder_jax.eval import loglik, scoring
 from ladder_jax.eval.requests import Bundle, bos
 from ladder_jax.models import decoder
+from ladder_jax.runtime import compilation
+from ladder_jax.runtime.paths import cache_dir
 
 _COMMAND = "python -m ladder_jax.eval.harness"
 
@@ -115,10 +116,10 @@ class HarnessLM(TemplateLM):
         model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
         if not (tokenizer or beside):
             raise InputError(f"{name}: no tokenizer.json beside the weights: give a tokenizer")
-        mesh = sharding.make_mesh(MeshConfig())
-        shardings = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
+        mesh = parallel.make_mesh(MeshConfig())
+        shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
         params = hf.read_params(directory, model, dtype, shardings)
-        words = olmes.tokenizer(str(tokenizer or beside))
+        words = find_tokenizer(str(tokenizer or beside))
         return cls(replace(model, dtype=dtype), params, words, window, end_of_text, mesh)
 
     @classmethod
@@ -188,7 +189,7 @@ class HarnessLM(TemplateLM):
         pairs = [self._pair(*ids) for _, *ids in requests]
         distinct = sorted(set(pairs))  # so that the order of requests changes nothing
         number = {pair: i for i, pair in enumerate(distinct)}
-        with contextlib.nullcontext() if self._mesh is None else sharding.use_mesh(self._mesh):
+        with contextlib.nullcontext() if self._mesh is None else parallel.use_mesh(self._mesh):
             scores = self._scored(distinct, disable_tqdm)
         answers = list(zip(scores.loglik.tolist(), scores.greedy.tolist(), strict=True))
         return [answers[number[pair]] for pair in pairs]

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ladder_jax import preemption, sharding
+from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.data.pipeline import PADDING, Packed
 from ladder_jax.data.tokenizer import END_OF_TEXT
 from ladder_jax.models import decoder
+from ladder_jax.runtime import preemption
 
 ROWS = 32  # sequences in one forward pass
 
@@ -66,15 +67,15 @@ def token_bytes(packed: Packed) -> np.ndarray:
 
 def measure(model: ModelConfig, params: decoder.Params, heldout: Heldout) -> dict[str, float]:
     """`lm_loss` (nats per token) and `lm_bpb` (bits per byte); summed in float64 on the host."""
-    function, nats = _row_nats(model, sharding.active_mesh()), 0.0
-    shards = sharding.row_shards()
+    function, nats = _row_nats(model, parallel.active_mesh()), 0.0
+    shards = parallel.row_shards()
     at_once = -(-ROWS // shards) * shards
     for start in range(0, len(heldout.rows), at_once):
         preemption.check()
         rows = np.full((at_once, heldout.rows.shape[1]), PADDING, np.int32)
         part = heldout.rows[start : start + at_once]
         rows[: len(part)] = part
-        found = function(params, sharding.put_rows(rows))
+        found = function(params, parallel.put_rows(rows))
         nats += float(np.asarray(found, np.float64).sum())
     return {
         "lm_loss": nats / heldout.n_tokens,
@@ -91,5 +92,5 @@ def _row_nats(model: ModelConfig, mesh: Any) -> Callable[[Any, np.ndarray], jax.
         nats, _ = token_nats(decoder.bind(model, params)(inputs), targets)
         return jnp.sum(jnp.where(targets != PADDING, nats, 0.0), axis=1)
 
-    whole = None if mesh is None else sharding.replicated(mesh)
+    whole = None if mesh is None else parallel.replicated(mesh)
     return jax.jit(row_nats, out_shardings=whole)

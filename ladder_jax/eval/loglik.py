@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitting.errors import InputError
-from ladder_jax import preemption, sharding
+from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval.packing import Call, Group, Plan
 from ladder_jax.models import decoder
 from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.runtime import preemption
 
 _HEAD_ROWS = (192, 64)  # positions for which logits are held at once: most, and of the remainder
 _IN_FLIGHT = 2  # calls that are computed before the first is fetched
@@ -103,7 +104,7 @@ def _computed(
     model: ModelConfig, params: decoder.Params, plan: Plan, skip: int
 ) -> Iterator[tuple[Call, Any]]:
     """Each call after the first `skip`, with what it gives: still being computed."""
-    mesh = sharding.active_mesh()
+    mesh = parallel.active_mesh()
     function, at = _row_logliks(model, mesh), None
     prefix = None
     for number, (group, call) in enumerate(_calls(plan)):
@@ -112,7 +113,7 @@ def _computed(
         if group != at:
             at, prefix = group, _prefix(model, params, plan.groups[group])
         rows = (call.token, call.position, call.end, call.source, call.target)
-        placed = [sharding.put_rows(array) for array in rows]
+        placed = [parallel.put_rows(array) for array in rows]
         yield call, function(params, prefix, np.int32(call.n_sources), *placed)
 
 
@@ -123,7 +124,7 @@ def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix 
         return None
     token = np.zeros((1, group.length), np.int32)
     token[0, :n] = group.prefix
-    key, value = _keys_values(model, sharding.active_mesh())(params, token)
+    key, value = _keys_values(model, parallel.active_mesh())(params, token)
     return Prefix(key, value, visible(jnp.arange(group.length) < n))
 
 
@@ -161,7 +162,7 @@ def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
             hidden = hidden.reshape(len(source), -1, hidden.shape[-1])
             return _heads(bound, hidden, source, target, n_sources)
 
-    return jax.jit(row_logliks, out_shardings=mesh and sharding.replicated(mesh))
+    return jax.jit(row_logliks, out_shardings=mesh and parallel.replicated(mesh))
 
 
 def _ancestors(end: jax.Array) -> jax.Array:

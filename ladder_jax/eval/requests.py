@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax.eval.tasks import Document, Task
+from ladder_jax.tasks.task import Document, Task
 
 _ENCODE_AT_ONCE = 1024  # texts
 Ids = np.ndarray  # int32, shape (L,)

@@ -17,11 +17,12 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import preemption, sharding
+from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, packing, requests, store
-from ladder_jax.eval.tasks import Task
 from ladder_jax.models import decoder
+from ladder_jax.runtime import preemption
+from ladder_jax.tasks.task import Task
 
 _VERSION = "1"  # of the scorer: raised with any change of what it gives
 _KEEP_EVERY_S = 20.0
@@ -62,7 +63,7 @@ def prepare(
 def plan(bundles: Sequence[requests.Bundle]) -> packing.Plan:
     """Requests packed for the active mesh and the kind of its devices."""
     at_once = _TOKENS_AT_ONCE.get(jax.default_backend(), _TOKENS_ELSEWHERE)
-    return packing.plan(bundles, sharding.row_shards(), at_once)
+    return packing.plan(bundles, parallel.row_shards(), at_once)
 
 
 def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> pd.DataFrame:
@@ -131,15 +132,15 @@ def score_into(
                     "keys": known,
                     "conditions": before | {task.name: alike for task in questions.tasks},
                 }
-                if sharding.is_primary():
+                if parallel.is_primary():
                     store.write(held, path)
-            if sharding.is_primary():
+            if parallel.is_primary():
                 part.unlink(missing_ok=True)
     if held is None or found is None:
         raise InputError(f"{path}: nothing to score: name a task")
     if json.dumps(held.attrs["cells"]) != json.dumps(dict(cells)):
         held.attrs = held.attrs | {"cells": dict(cells)}
-        if sharding.is_primary():
+        if parallel.is_primary():
             store.write(held, path)
     found.attrs = dict(held.attrs)
     return found
@@ -173,7 +174,7 @@ def _resumed(
 ) -> loglik.Scores:
     """Scores of a plan, from where an earlier process stopped; `part` holds what is done."""
     key = _digest(key, plan.fingerprint)
-    first, scores = sharding.agreed(_kept(part, plan, key))
+    first, scores = parallel.agreed(_kept(part, plan, key))
     first, scores = int(first), loglik.Scores(*map(np.array, scores))
     sizes = [call.n_tokens for group in plan.groups for call in group.calls]
     bar.update(sum(sizes[:first]))
@@ -191,7 +192,7 @@ def _resumed(
 
 
 def _keep(part: Path, key: str, scores: loglik.Scores, done: int) -> None:
-    if sharding.is_primary():
+    if parallel.is_primary():
         frame = pd.DataFrame(scores._asdict())
         frame.attrs = {"key": key, "done": done}
         store.write(frame, part)

@@ -17,7 +17,7 @@ import pyarrow
 from fitting.errors import InputError
 from fitting.io import write_atomically
 from ladder_jax.eval.requests import Requests
-from ladder_jax.eval.tasks import Task
+from ladder_jax.tasks.task import Task
 
 COLUMNS = (
     "task", "doc", "choice", "gold", "loglik", "loglik_unconditional", "n_chars", "n_bytes",

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ladder_jax import locks, preemption
+from ladder_jax.runtime import locks, preemption
 
 FILE = "attempts.jsonl"
 _BEAT_S = 15.0

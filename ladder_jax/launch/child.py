@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fitting.errors import InputError
-from ladder_jax import preemption, processes
 from ladder_jax.launch import attempts, local, manifest
 from ladder_jax.launch.executor import Job
+from ladder_jax.runtime import preemption, processes
 
 OUTPUT = "output.txt"
 _PREFIX = "ladder train: "

@@ -12,14 +12,14 @@ from pathlib import Path
 import rich.live
 
 from fitting.errors import InputError
-from ladder_jax import tracking
 from ladder_jax.config import RunConfig
 from ladder_jax.launch import attempts, status
 from ladder_jax.launch.executor import Ended, Executor, Job
 from ladder_jax.launch.local import Local
 from ladder_jax.launch.manifest import run_directory
 from ladder_jax.models import counts
-from ladder_jax.preemption import EXIT_CODE, Preempted
+from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
+from ladder_jax.training.run_directory import check_directory, is_done, is_trained
 
 _POLL_S = 0.5
 _PLAIN_REFRESH_S = 30.0
@@ -59,7 +59,7 @@ def execute(
         Preempted: this process was told to end (SIGTERM); all jobs have saved and ended.
     """
     for run in runs:
-        tracking.check_directory(run, run_directory(out, run))
+        check_directory(run, run_directory(out, run))
     jobs = [Job(run, run_directory(out, run), run.name not in withheld) for run in runs]
     todo = sorted((job for job in jobs if not _is_there(job)), key=_cost, reverse=True)
     open_jobs, failures, losses = {job.run.name for job in todo}, {}, _Losses()
@@ -119,7 +119,7 @@ def _checked(end: Ended) -> Ended:
 
 
 def _is_there(job: Job) -> bool:
-    return (tracking.is_done if job.score else tracking.is_trained)(job.run, job.directory)
+    return (is_done if job.score else is_trained)(job.run, job.directory)
 
 
 def _cost(job: Job) -> int:

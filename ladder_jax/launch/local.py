@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from fitting.errors import InputError
-from ladder_jax import compilation, preemption, processes
 from ladder_jax.launch import attempts
 from ladder_jax.launch.executor import Ended, Job
-from ladder_jax.preemption import EXIT_CODE, Preempted
+from ladder_jax.runtime import compilation, preemption, processes
+from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
 
 _LEAVE_S = 5.0
 
@@ -168,8 +168,8 @@ def _serve(pipe: Any, core: int, parent: int, cache: Path) -> None:
 def _attempt(job: Job, cache: Path) -> tuple[int, str]:
     """Exit status and reason of one attempt, as `ladder train` would have them."""
     try:
-        from ladder_jax.score import train_and_score
-        from ladder_jax.train import train
+        from ladder_jax.eval.runs import train_and_score
+        from ladder_jax.training.loop import train
 
         with attempts.record(job.directory):
             (train_and_score if job.score else train)(job.run, job.directory, cache, progress=False)

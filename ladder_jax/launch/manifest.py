@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from fitting import io
 from fitting.errors import InputError
 from fitting.io import write_atomically
-from ladder_jax import locks, tracking
+from ladder_jax import config_text
 from ladder_jax.config import RunConfig
 from ladder_jax.config_text import config_hash, load_json, to_json
+from ladder_jax.runtime import locks
 
 FILE = "manifest.json"
 
@@ -33,9 +35,9 @@ def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dic
     path = out / FILE
     manifest = {"experiment": experiment, "runs": {run.name: config_hash(run) for run in runs}}
     if path.is_file():
-        theirs = tracking.read_json(path)
+        theirs = io.read_json(path)
         if theirs != manifest:
-            key, _, _ = tracking.first_difference(theirs, manifest)
+            key, _, _ = config_text.first_difference(theirs, manifest)
             raise InputError(f"{out} belongs to another config ({key} differs): use another --out")
     for run in runs:
         _write(config_path(out, run), to_json(run))
@@ -56,7 +58,7 @@ def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
     """
     if not (out / FILE).is_file():
         raise InputError(f"{out}: holds no experiment ({FILE} is not there); ladder run writes it")
-    manifest = tracking.read_json(out / FILE)
+    manifest = io.read_json(out / FILE)
     if not isinstance(manifest, dict) or not {"experiment", "runs"} <= set(manifest):
         raise InputError(f"{out / FILE}: is no manifest; remove it to have it made again")
     paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]

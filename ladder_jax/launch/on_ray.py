@@ -20,7 +20,7 @@ from typing import Any
 from fitting.errors import InputError
 from ladder_jax.launch.child import Child
 from ladder_jax.launch.executor import Demands, Ended, Job
-from ladder_jax.preemption import EXIT_CODE
+from ladder_jax.runtime.preemption import EXIT_CODE
 
 _CONNECT_S = 10.0
 _HEALTH_S = 60.0

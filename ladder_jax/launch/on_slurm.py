@@ -12,7 +12,7 @@ from typing import Any
 from fitting.errors import InputError
 from ladder_jax.launch.child import Child
 from ladder_jax.launch.executor import Demands, Ended, Job
-from ladder_jax.preemption import EXIT_CODE
+from ladder_jax.runtime.preemption import EXIT_CODE
 
 _DEFAULTS: dict[str, Any] = {
     "job_name": "ladder",

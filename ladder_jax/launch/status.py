@@ -12,11 +12,12 @@ import rich.console
 import rich.table
 import rich.text
 
-from ladder_jax import tracking
 from ladder_jax.config import RunConfig
 from ladder_jax.launch import attempts
 from ladder_jax.launch.manifest import run_directory
 from ladder_jax.models import counts
+from ladder_jax.training import metrics_log
+from ladder_jax.training.run_directory import is_done, is_trained
 
 _TAIL_BYTES = 1 << 16
 _PLAIN_WIDTH = 140
@@ -96,12 +97,12 @@ def status_table(runs: Sequence[RunConfig], out: Path) -> rich.console.Group:
 def _state(
     run: RunConfig, directory: Path, rows: list[dict[str, Any]], last: dict[str, Any]
 ) -> str:
-    if tracking.is_done(run, directory):
+    if is_done(run, directory):
         return "done"
     alive = attempts.is_alive(directory, rows)
     if not alive and attempts.failure(rows) is not None:
         return "failed"
-    if tracking.is_trained(run, directory):
+    if is_trained(run, directory):
         return "to score"
     if alive:
         return "running"
@@ -111,7 +112,7 @@ def _state(
 
 def _last_row(directory: Path) -> dict[str, Any]:
     """The last whole line of a run's log, from its end alone: logs of long runs are long."""
-    path = directory / tracking.METRICS_FILE
+    path = directory / metrics_log.METRICS_FILE
     if not path.is_file():
         return {}
     with open(path, "rb") as file:

@@ -27,7 +27,7 @@ from ladder_jax.models.layers import (
     visible,
 )
 from ladder_jax.models.linear import linear
-from ladder_jax.sharding import constrain, platform
+from ladder_jax.parallel import constrain, platform
 
 Params = dict[str, Any]
 _REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}

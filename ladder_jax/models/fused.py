@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fitting.errors import InputError
-from ladder_jax import sharding
+from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.models.blocked import blocked
 
@@ -39,7 +39,7 @@ def attention(config: ModelConfig, length: int, dtype: jnp.dtype) -> Attend | No
     Raises:
         InputError: `fused` where there is no kernel.
     """
-    wanted, platform = config.attention, sharding.platform()
+    wanted, platform = config.attention, parallel.platform()
     if wanted == "plain":
         return None
     if platform == "tpu" and length % _LANES == 0:
@@ -94,7 +94,7 @@ def splash(
 
     pad = [(0, 0), (0, 0), (0, 0), (0, -k % _LANES)]
     parts = [jnp.pad(x, pad) for x in (query_BxHxLxK, key_BxGxLxK, value_BxGxLxK)]
-    return sharding.on_each_device(local, (_AXES,) * 3, _AXES)(*parts)[..., :k]
+    return parallel.on_each_device(local, (_AXES,) * 3, _AXES)(*parts)[..., :k]
 
 
 def _cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:

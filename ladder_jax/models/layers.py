@@ -16,7 +16,7 @@ from flax import nnx
 from ladder_jax.config import ModelConfig
 from ladder_jax.models import fused
 from ladder_jax.models.linear import linear
-from ladder_jax.sharding import constrain
+from ladder_jax.parallel import constrain
 
 Rotary = tuple[jax.Array, jax.Array]
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ladder_jax.sharding import constrain, row_shards
+from ladder_jax.parallel import constrain, row_shards
 
 CHUNK = 512  # tokens
 Sums = tuple[jax.Array, jax.Array]

@@ -12,9 +12,10 @@ from typing import Any
 
 import jax
 
-from ladder_jax import sharding, step
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, RunConfig
 from ladder_jax.models.sizes import OLMO2_SIZES
+from ladder_jax.training import initialize
 
 FOLDER = Path(__file__).parent / "sharding"
 REFERENCE = {  # size -> mesh, sequences of a step
@@ -29,15 +30,15 @@ def describe(size: str) -> dict[str, Any]:
     """Path -> shape, spec, and shape on each device; the tables that they come from."""
     config, batch_seqs = REFERENCE[size]
     run = RunConfig(size=size, model=OLMO2_SIZES[size], mesh=config, batch_seqs=batch_seqs)
-    mesh = sharding.abstract_mesh(config, config.data * config.fsdp * config.tensor)
-    n_micro = sharding.micro_batches(batch_seqs, config, mesh)
-    sharding.check_fit(run.model, mesh)
+    mesh = parallel.abstract_mesh(config, config.data * config.fsdp * config.tensor)
+    n_micro = parallel.micro_batches(batch_seqs, config, mesh)
+    parallel.check_fit(run.model, mesh)
     batch = jax.ShapeDtypeStruct(
         (n_micro, batch_seqs // n_micro, run.model.seq_len + 1),
         "int32",
-        sharding=sharding.micro_batch_sharding(mesh),
+        sharding=parallel.micro_batch_sharding(mesh),
     )
-    state = step.abstract_state(run, mesh)._asdict() | {"batch": batch}
+    state = initialize.abstract_state(run, mesh)._asdict() | {"batch": batch}
     return {
         "mesh": asdict(config),
         "arrays": {
@@ -48,7 +49,7 @@ def describe(size: str) -> dict[str, Any]:
             }
             for path, x in jax.tree_util.tree_leaves_with_path(state)
         },
-        "activations": {axis: rule for axis, rule in sharding.COMPUTE_RULES.items() if axis},
+        "activations": {axis: rule for axis, rule in parallel.COMPUTE_RULES.items() if axis},
     }
 
 

@@ -1,70 +1,18 @@
-"""A run's directory: whose it is, what it has logged and measured, and whether it is done.
+"""A run's directory: which run it holds, what was measured, and whether the run is done.
 
 Holds `config.json`, `metrics.jsonl`, `checkpoints/` and `evals/`.  Needs no accelerator library.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
-import os
-import platform
 from pathlib import Path
-from typing import Any
 
 from fitting.errors import InputError
 from fitting.io import write_atomically
 from ladder_jax import config_text
 from ladder_jax.config import RunConfig
-
-METRICS_FILE = "metrics.jsonl"
-
-
-def read(run_directory: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log, oldest first; a line cut by a kill is left out."""
-    path = run_directory / METRICS_FILE
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                break
-            if not isinstance(row, dict) or "step" not in row:
-                break
-            rows.append(row)
-    return rows
-
-
-class MetricsLog:
-    """Appends to a run's log, and for TensorBoard to `tensorboard/`.
-
-    Opened at a step, it first drops what was logged beyond it.
-    """
-
-    def __init__(self, run_directory: Path, step: int) -> None:
-        import tensorboardX
-
-        kept = [row for row in read(run_directory) if row["step"] <= step]
-        self.cpu_s = kept[-1]["cpu_s"] if kept else 0.0
-        text = "".join(json.dumps(row) + "\n" for row in kept)
-        path = run_directory / METRICS_FILE
-        write_atomically(path, lambda p: p.write_text(text, encoding="utf-8"))
-        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-        self._board = tensorboardX.SummaryWriter(
-            str(run_directory / "tensorboard"), purge_step=step + 1
-        )
-
-    def write(self, row: dict[str, Any]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        for name, value in row.items():
-            if name != "step":
-                self._board.add_scalar(f"train/{name}", value, row["step"])
-
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
 
 
 def check_directory(run: RunConfig, directory: Path) -> bool:
@@ -81,7 +29,7 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
     theirs = config_text.load_json(RunConfig, path)
     there_is, here_is = config_text.identity(theirs), config_text.identity(run)
     if there_is != here_is:
-        key, there, here = first_difference(there_is, here_is)
+        key, there, here = config_text.first_difference(there_is, here_is)
         raise InputError(
             f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
             "choose another --out"
@@ -94,18 +42,6 @@ def claim_directory(run: RunConfig, directory: Path) -> None:
     if not check_directory(run, directory):
         text = config_text.to_json(run)
         write_atomically(directory / "config.json", lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> Any:
-    """Parses a JSON file that we wrote.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path}: cannot be read ({e}); remove it to have it made again") from None
 
 
 def is_trained(run: RunConfig, directory: Path) -> bool:
@@ -166,20 +102,3 @@ def write_eval(
     write_atomically(
         eval_path(directory, step, task), lambda p: p.write_text(text, encoding="utf-8")
     )
-
-
-def environment() -> dict[str, str]:
-    """Versions of what decides the numbers, and the machine in a few words."""
-    packages = ("ladder_jax", "jax", "flax", "optax", "numpy", "scipy")
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"
-    return versions | {"Python": platform.python_version(), "machine": machine}
-
-
-def first_difference(a: Any, b: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The first dotted key at which two nested dicts differ, and both values."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in sorted({*a, *b}):
-            if a.get(name) != b.get(name):
-                return first_difference(a.get(name), b.get(name), f"{key}.{name}".lstrip("."))
-    return key, a, b

@@ -17,10 +17,11 @@ import numpy as np
 from jax.experimental import topologies
 
 from fitting.errors import InputError
-from ladder_jax import optim, sharding, step
+from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, RunConfig
-from ladder_jax.hardware import CHIPS, Chip
 from ladder_jax.models import counts
+from ladder_jax.runtime.hardware import CHIPS, Chip
+from ladder_jax.training import initialize, schedule, step
 
 LEAST_EFFORT = -1.0
 # Name of a slice -> device kind, dimensions of its torus.
@@ -142,12 +143,12 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
     Raises:
         InputError: the mesh does not fit the chips, the batch or the model.
     """
-    nowhere = sharding.abstract_mesh(run.mesh, slice_.n_chips)
-    sharding.check_fit(run.model, nowhere)
-    n_micro = sharding.micro_batches(run.batch_seqs, run.mesh, nowhere)
-    mesh = sharding.make_mesh(run.mesh, devices(slice_))
+    nowhere = parallel.abstract_mesh(run.mesh, slice_.n_chips)
+    parallel.check_fit(run.model, nowhere)
+    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, nowhere)
+    mesh = parallel.make_mesh(run.mesh, devices(slice_))
     begin = time.perf_counter()
-    with sharding.use_mesh(mesh):
+    with parallel.use_mesh(mesh):
         lowered, state = _lower(run, mesh, n_micro)
         try:
             compiled = lowered.compile({"exec_time_optimization_effort": effort})
@@ -174,12 +175,12 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
     )
 
 
-def _lower(run: RunConfig, mesh: Any, n_micro: int) -> tuple[Any, step.TrainState]:
-    state = step.abstract_state(run, mesh)
+def _lower(run: RunConfig, mesh: Any, n_micro: int) -> tuple[Any, initialize.TrainState]:
+    state = initialize.abstract_state(run, mesh)
     shape = (n_micro, run.batch_seqs // n_micro, run.model.seq_len + 1)
-    batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=sharding.micro_batch_sharding(mesh))
-    jitted = step.make_step(run.model, step.constants_of(run.optim), mesh)
-    return jitted.lower(state, batch, optim.schedule_of(run.optim, run.n_steps)), state
+    batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=parallel.micro_batch_sharding(mesh))
+    jitted = step.make_step(run.model, initialize.constants_of(run.optim), mesh)
+    return jitted.lower(state, batch, schedule.schedule_of(run.optim, run.n_steps)), state
 
 
 def step_flops(run: RunConfig) -> int:
@@ -200,8 +201,8 @@ def step_flops(run: RunConfig) -> int:
             loss_chunk=0,
         )
         small = replace(run, model=model, batch_seqs=n_seqs, mesh=MeshConfig())
-        mesh = sharding.make_mesh(small.mesh, jax.devices("cpu")[:1])
-        with sharding.use_mesh(mesh):
+        mesh = parallel.make_mesh(small.mesh, jax.devices("cpu")[:1])
+        with parallel.use_mesh(mesh):
             analysis: Any = _lower(small, mesh, 1)[0].cost_analysis()
         return analysis["flops"]
 

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
 from fitting.errors import InputError
-from ladder_jax import sharding
+from ladder_jax import parallel
 
 _RECENT = 2
 _PARTIAL = ".orbax-checkpoint-tmp"
@@ -63,7 +63,7 @@ class Checkpoints:
             single_host_load_and_broadcast=jax.process_count() > 1,
         )
         self.directory = directory
-        if kept is not None and sharding.is_primary():
+        if kept is not None and parallel.is_primary():
             for partial in sorted(directory.glob(f"*{_PARTIAL}*")):
                 print(f"{partial}: was not saved to its end: removed", file=sys.stderr)
         with self._writing():
@@ -106,7 +106,7 @@ class Checkpoints:
             state, meta = self._read(abstract_state, step, name)
         except Corrupt as e:
             complaint = e
-        if not sharding.all_agree(complaint is None):
+        if not parallel.all_agree(complaint is None):
             raise complaint or Corrupt(f"{name} is corrupt (another process cannot read it)")
         if not isinstance(meta, dict) or meta.pop("digest", None) != digest(state):
             raise Corrupt(f"{name} is corrupt (its content is not what was saved)")
@@ -148,14 +148,14 @@ class Checkpoints:
     def set_aside(self, step: int) -> None:
         """Moves a step and those after it to `corrupt/`, so that they are trained again."""
         late = sorted((s for s in self.steps() if s >= step), reverse=True)  # killed: no gap
-        sharding.wait_for_all("corrupt")
-        if sharding.is_primary():
+        parallel.wait_for_all("corrupt")
+        if parallel.is_primary():
             aside = self.directory.parent / "corrupt"
             aside.mkdir(exist_ok=True)
             for each in late:
                 n = len(list(aside.iterdir()))
                 (self.directory / str(each)).rename(aside / f"{each}-{n}")
-        sharding.wait_for_all("set aside")
+        parallel.wait_for_all("set aside")
         self._manager.reload()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from tqdm import tqdm
 
-from ladder_jax import aot
+from ladder_jax.aot import compile as aot
 from ladder_jax.config import MeshConfig, RunConfig
 
 Compile = Callable[[RunConfig, float], aot.Compiled]

@@ -13,13 +13,18 @@ import numpy as np
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import config_text, hardware, locks, optim, preemption, sharding, tracking
-from ladder_jax.checkpoint import Checkpoints
+from ladder_jax import config_text, parallel
 from ladder_jax.config import RunConfig
+from ladder_jax.config_text import first_difference
 from ladder_jax.data.pipeline import Packed, prepare, read_ahead
 from ladder_jax.models import counts, decoder
-from ladder_jax.step import TrainState, abstract_state, constants_of, init_state, make_step
-from ladder_jax.tracking import MetricsLog
+from ladder_jax.runtime import hardware, locks, preemption
+from ladder_jax.training import run_directory
+from ladder_jax.training.checkpoint import Checkpoints
+from ladder_jax.training.initialize import TrainState, abstract_state, constants_of, init_state
+from ladder_jax.training.metrics_log import MetricsLog
+from ladder_jax.training.schedule import schedule_of
+from ladder_jax.training.step import make_step
 
 LOG_EVERY = 10
 
@@ -62,8 +67,8 @@ def train(
         Preempted: told to end (`preemption.watch`); the state is saved.
     """
     directory = Path(directory)
-    tracking.check_directory(run, directory)
-    if sharding.agreed(tracking.is_trained(run, directory)):
+    run_directory.check_directory(run, directory)
+    if parallel.agreed(run_directory.is_trained(run, directory)):
         return
     layout = _layout(run)
     packed = prepare(run.data, run.model.seq_len, cache)
@@ -71,17 +76,17 @@ def train(
         raise InputError(
             f"the tokenizer has {packed.info.vocab_size} entries: raise model.vocab_size to it"
         )
-    writes = sharding.is_primary()
+    writes = parallel.is_primary()
     with preemption.watch(), contextlib.ExitStack() as stack:
 
         def claim() -> None:
             taken = "another process is training it"
             stack.enter_context(locks.held(directory / locks.FILE, taken, locks.PATIENCE_S))
-            tracking.claim_directory(run, directory)
+            run_directory.claim_directory(run, directory)
 
-        sharding.on_primary(claim)
-        stack.enter_context(sharding.use_mesh(layout.mesh))
-        kept = tracking.scored_steps(run)
+        parallel.on_primary(claim)
+        stack.enter_context(parallel.use_mesh(layout.mesh))
+        kept = run_directory.scored_steps(run)
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(directory / "checkpoints", kept))
         )
@@ -93,10 +98,10 @@ def train(
 
 
 def _layout(run: RunConfig) -> _Layout:
-    mesh = sharding.make_mesh(run.mesh)
-    sharding.check_fit(run.model, mesh)
-    n_micro = sharding.micro_batches(run.batch_seqs, run.mesh, mesh)
-    return _Layout(mesh, n_micro, sharding.own_rows(n_micro, run.batch_seqs, mesh))
+    mesh = parallel.make_mesh(run.mesh)
+    parallel.check_fit(run.model, mesh)
+    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, mesh)
+    return _Layout(mesh, n_micro, parallel.own_rows(n_micro, run.batch_seqs, mesh))
 
 
 def _train(
@@ -111,8 +116,8 @@ def _train(
 ) -> None:
     start = int(state.step)
     step_function = make_step(run.model, constants_of(run.optim), layout.mesh)
-    schedule = optim.schedule_of(run.optim, run.n_steps)
-    saves = set(tracking.checkpoint_steps(run))
+    schedule = schedule_of(run.optim, run.n_steps)
+    saves = set(run_directory.checkpoint_steps(run))
     pending: list[dict[str, jax.Array]] = []
     if evaluate is not None and start and run.eval.every and start % run.eval.every == 0:
         evaluate(start, state.params)  # told to end, or killed, before it was
@@ -124,7 +129,7 @@ def _train(
              disable=not progress, leave=False) as bar,
     ):  # fmt: skip
         for step, rows in zip(range(start + 1, run.n_steps + 1), stream, strict=False):
-            batch = sharding.put_batch(
+            batch = parallel.put_batch(
                 rows, layout.rows, layout.n_micro, run.batch_seqs, layout.mesh
             )
             state, metrics = step_function(state, batch, schedule)
@@ -171,7 +176,7 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
     state, meta = restored
     expected = _meta(run, packed, int(state.step))
     if meta != expected:
-        key, there, here = tracking.first_difference(meta, expected)
+        key, there, here = first_difference(meta, expected)
         raise InputError(
             f"{checkpoints.directory}: the checkpoint was made with {key} {there!r}, now it is "
             f"{here!r}: choose another --out"

@@ -20,9 +20,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.config import ModelConfig
-from ladder_jax.hf_config import CONFIG_FILE, is_tied
+from ladder_jax.hf.config import CONFIG_FILE, is_tied
 from ladder_jax.models import decoder
 
 DTYPES = ("float32", "bfloat16")  # that we hold, and write
@@ -238,11 +238,6 @@ def _open(path: Path, opened: contextlib.ExitStack) -> Any:
 
 def _damaged(path: Path, e: Exception) -> NoReturn:
     raise InputError(f"{path}: cannot be read ({first_line(e)}): fetch it again") from None
-
-
-def first_line(e: Exception) -> str:
-    """What an exception says, in one short line."""
-    return (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
 
 
 def _check_tensors(home: dict[str, Any], model: ModelConfig, tied: bool, directory: Path) -> None:

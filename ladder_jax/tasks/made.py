@@ -18,8 +18,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax.data import sources
-from ladder_jax.eval.tasks import Document, Task
+from ladder_jax.data import documents
+from ladder_jax.tasks.task import Document, Task
 
 MAX_DOCUMENTS = 1000
 MAX_CONTEXT_TOKENS = 32
@@ -30,7 +30,7 @@ _Candidates = Callable[[str, np.random.Generator], Iterator[Document]]
 
 
 def build(
-    names: Sequence[str], heldout: Sequence[sources.Document], tokenizer: Tokenizer, seed: int = 0
+    names: Sequence[str], heldout: Sequence[documents.Document], tokenizer: Tokenizer, seed: int = 0
 ) -> list[Task]:
     """The named tasks, each with as many documents as the text allows, up to 1,000.
 
@@ -50,7 +50,7 @@ def build(
 
 
 def _collect(
-    candidates: _Candidates, heldout: Sequence[sources.Document], tokenizer: Tokenizer, seed: int
+    candidates: _Candidates, heldout: Sequence[documents.Document], tokenizer: Tokenizer, seed: int
 ) -> list[Document]:
     """A random choice that the seed fixes, no text giving more than four times its share."""
     rng = np.random.default_rng(seed)

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from fitting.errors import InputError
-from ladder_jax.eval.prompts import own_texts
-from ladder_jax.eval.tasks import Task
+from ladder_jax.tasks.prompts import own_texts
+from ladder_jax.tasks.task import Task
 
 SHORTEST = 8  # words; a shorter document is found everywhere, and is not checked
 _LABEL = re.compile(r"^(?:question|answer|goal):", re.MULTILINE)

@@ -19,13 +19,10 @@ from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from fitting.errors import InputError
-from ladder_jax.data import tokenizer as bpe
-from ladder_jax.download import olmes_dir
-from ladder_jax.eval import mmlu, tasks
-from ladder_jax.eval.tasks import Document, Task
+from ladder_jax.downloads.public_tasks import olmes_dir
+from ladder_jax.tasks import mmlu
+from ladder_jax.tasks.task import Document, Task, read_jsonl
 
 Values = Mapping[str, Mapping[str, float]]  # label -> metric -> value
 
@@ -73,7 +70,7 @@ def load(label: str, limit: int | None = None) -> Task:
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: keep one document or more")
     if label.endswith(".jsonl"):
-        task = tasks.read_jsonl(label)
+        task = read_jsonl(label)
         return Task(task.name, task.documents[:limit])
     if label in COMPOSITES:
         raise InputError(f"task {label!r} is a mean: load {', '.join(COMPOSITES[label])}")
@@ -135,38 +132,21 @@ def _mean(weighted: list[float], errors: bool) -> float:
     return math.hypot(*weighted) if errors else math.fsum(weighted)
 
 
-def tokenizer(name: str) -> Tokenizer:
-    """The tokenizer of the public runs (`dolma2`), or one of the user's.
-
-    Args:
-        name: `dolma2`, or the path of a `tokenizer.json` or of a directory that holds one.
+def root() -> Path:
+    """Where the downloaded requests and the tokenizer are.
 
     Raises:
-        InputError: no such file, or it is no tokenizer.
+        InputError: they were not downloaded.
     """
-    if name == "dolma2":
-        path = _root() / "tokenizers" / "dolma2.json"
-    else:
-        path = Path(name) / "tokenizer.json" if Path(name).is_dir() else Path(name)
-    if not path.is_file():
-        raise InputError(f"{path}: no such tokenizer: name dolma2 or a tokenizer.json")
-    try:
-        return bpe.load(path)
-    except Exception as e:  # the package raises no narrower class
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise InputError(f"{path}: no tokenizer of the package tokenizers: {reason}") from None
-
-
-def _root() -> Path:
-    root = olmes_dir()
-    if not root.is_dir():
-        raise InputError(f"{root}: the public tasks are not there; run: ladder download olmes")
-    return root
+    found = olmes_dir()
+    if not found.is_dir():
+        raise InputError(f"{found}: the public tasks are not there; run: ladder download olmes")
+    return found
 
 
 def _folders() -> dict[str, Path]:
     """The folder of each label."""
-    found = sorted((_root() / "requests").glob("*/*/requests.jsonl.gz"))
+    found = sorted((root() / "requests").glob("*/*/requests.jsonl.gz"))
     return {f"{path.parent.parent.name}_{path.parent.name}": path.parent for path in found}
 
 
@@ -179,7 +159,7 @@ def _unknown(label: str) -> InputError:
 
 def _mmlu(name: str, split: str, kind: str) -> Iterator[Document]:
     for subject in mmlu.GROUPS.get(name, (name,)):
-        yield from mmlu.documents(_root() / "mmlu", subject, split, kind)
+        yield from mmlu.documents(root() / "mmlu", subject, split, kind)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""AdamW and its schedule, as in arXiv 2412.04403, with the schedule's numbers as arguments.
+"""The learning-rate schedule of arXiv 2412.04403, with its numbers as arguments.
 
 Runs of one size share a compiled step whatever their learning rate and length.
 """
@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ladder_jax.config import OptimConfig
 
@@ -35,22 +34,3 @@ def learning_rate(schedule: Schedule, step: jax.Array) -> jax.Array:
     final = schedule["lr_final_ratio"]
     fall = final + (1 - final) * 0.5 * (1 + jnp.cos(jnp.pi * done))
     return schedule["lr_peak"] * jnp.where(step < warmup, rise, fall)
-
-
-def transformation(config: OptimConfig) -> optax.GradientTransformation:
-    """Clipped, decayed Adam directions; the step multiplies them by the learning rate.
-
-    Weight decay covers every parameter but the input table, unless `decay_embeddings`.
-    """
-
-    def decayed(params: Any) -> Any:
-        every = jax.tree.map(lambda _: True, params)
-        if not config.decay_embeddings:
-            every["embed"] = False
-        return every
-
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decayed),
-    )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from ladder_jax.eval import mmlu
-from ladder_jax.eval.tasks import Document
+from ladder_jax.tasks import mmlu
+from ladder_jax.tasks.task import Document
 
 _BLANK = "\n\n"  # ends an example
 

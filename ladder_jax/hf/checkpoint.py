@@ -1,7 +1,7 @@
 """OLMo 2 models in the format of Hugging Face: found, told apart, written.
 
-A model is a directory: `config.json` (read by `hf_config`), weights in safetensors (by
-`hf_weights`) and, as a rule, `tokenizer.json`.  Nothing is ever unpickled.
+A model is a directory: `config.json` (read by `hf.config`), weights in safetensors (by
+`hf.weights`) and, as a rule, `tokenizer.json`.  Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,30 +21,17 @@ from huggingface_hub import errors
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.config import ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT
-from ladder_jax.hf_config import CONFIG_FILE, read_config, to_config
-from ladder_jax.hf_weights import (
+from ladder_jax.hf.config import CONFIG_FILE, to_config
+from ladder_jax.hf.weights import (
     check_dtype,
-    first_line,
     no_weights,
-    read_params,
     shapes_of,
     write_params,
 )
 from ladder_jax.models import decoder
-
-__all__ = [
-    "check_dtype",
-    "check_vacant",
-    "fingerprint",
-    "locate",
-    "read_config",
-    "read_params",
-    "tokenizer_file",
-    "write",
-]
 
 TOKENIZER_FILE = "tokenizer.json"
 _FETCHED = [

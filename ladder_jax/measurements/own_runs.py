@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from fitting import io
 from fitting.errors import InputError
 from fitting.table import COLUMNS, INTEGER_COLUMNS
-from ladder_jax import tracking
 from ladder_jax.config import ModelConfig, RunConfig
 from ladder_jax.config_text import load_json
-from ladder_jax.eval import metrics, olmes, store
+from ladder_jax.eval import metrics, store
 from ladder_jax.models import counts
+from ladder_jax.tasks import olmes
+from ladder_jax.training import metrics_log
 
 
 def from_runs(directory: str | Path) -> pd.DataFrame:
@@ -89,7 +91,7 @@ def model_cells(model: ModelConfig, n_tokens: int | None) -> dict[str, Any]:
 
 def run_cells(run: RunConfig, directory: Path, step: int) -> dict[str, Any]:
     """Columns of a run of ours at a step; of one without a log (imported) less is known."""
-    rates = {row["step"]: row["lr"] for row in tracking.read(directory)}
+    rates = {row["step"]: row["lr"] for row in metrics_log.read(directory)}
     n_tokens = step * run.batch_tokens
     return {
         "run": run.name,
@@ -122,7 +124,7 @@ def _measured(evals: Path) -> dict[int, tuple[dict[str, dict[str, float]], dict[
             found[step][0][task], found[step][1][task] = values, n_examples
 
     for path in sorted(evals.glob("*.json")):
-        kept = tracking.read_json(path)
+        kept = io.read_json(path)
         add(kept["step"], kept["task"], kept["values"], kept["n_examples"])
     for path in sorted([*evals.glob("scores-*.parquet"), *evals.glob("tasks-*.parquet")]):
         scores = store.read(path)

@@ -11,15 +11,19 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import preemption, sharding, tracking
-from ladder_jax.checkpoint import Checkpoints, Corrupt
+from ladder_jax import parallel
 from ladder_jax.config import DataConfig, EvalConfig, RunConfig
 from ladder_jax.data import sources
 from ladder_jax.data.pipeline import prepare
-from ladder_jax.eval import embedded, heldout, olmes, scoring, store
-from ladder_jax.step import abstract_state
-from ladder_jax.tracking import scored_steps
-from ladder_jax.train import train
+from ladder_jax.eval import heldout, scoring, store
+from ladder_jax.runtime import preemption
+from ladder_jax.tasks import olmes
+from ladder_jax.tasks.made import BUILDERS, build
+from ladder_jax.training import run_directory
+from ladder_jax.training.checkpoint import Checkpoints, Corrupt
+from ladder_jax.training.initialize import abstract_state
+from ladder_jax.training.loop import train
+from ladder_jax.training.run_directory import scored_steps
 
 _PATIENCE = 3
 
@@ -38,8 +42,8 @@ def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh
     held = heldout.Heldout.of(packed, config.heldout_tokens)
     if not config.tasks:
         return Asked(packed.info.fingerprint, held, None)
-    made = [name for name in config.tasks if name in embedded.BUILDERS]
-    tasks = embedded.build(made, sources.load(data).heldout, packed.tokenizer, data.seed)
+    made = [name for name in config.tasks if name in BUILDERS]
+    tasks = build(made, sources.load(data).heldout, packed.tokenizer, data.seed)
     public = olmes.expand(name for name in config.tasks if name not in made)
     tasks += [olmes.load(label) for label in public]
     questions = scoring.prepare(tasks, packed.tokenizer, seq_len)
@@ -47,7 +51,7 @@ def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh
 
 
 def _asked_of(run: RunConfig, cache: Path) -> Asked:
-    return _asked(run.data, run.model.seq_len, run.eval, cache, sharding.active_mesh())
+    return _asked(run.data, run.model.seq_len, run.eval, cache, parallel.active_mesh())
 
 
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
@@ -58,10 +62,10 @@ def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool
             corrupt.
         Preempted: told to end; the same call goes on.
     """
-    if sharding.agreed(tracking.is_done(run, directory)):
+    if parallel.agreed(run_directory.is_done(run, directory)):
         return
     if run.eval.tasks:
-        with sharding.use_mesh(sharding.make_mesh(run.mesh)):
+        with parallel.use_mesh(parallel.make_mesh(run.mesh)):
             _asked_of(run, cache)  # complains before the run is trained, not after
     in_loop = functools.partial(_in_loop, run, directory, cache)
     with preemption.watch():
@@ -83,7 +87,7 @@ def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -
     try:
         saved, every = checkpoints.steps(), run.eval.every
         due = {*scored_steps(run), *(s for s in saved if every and s % every == 0)}  # killed there
-        done = sharding.agreed([tracking.is_scored(run, directory, s) for s in sorted(due)])
+        done = parallel.agreed([run_directory.is_scored(run, directory, s) for s in sorted(due)])
         steps = [s for s, scored in zip(sorted(due), done, strict=True) if not scored]
         lost = sorted(set(steps) - set(saved))
         if lost:
@@ -104,9 +108,9 @@ def _score(
     cache: Path,
     progress: bool,
 ) -> bool:
-    mesh = sharding.make_mesh(run.mesh)
+    mesh = parallel.make_mesh(run.mesh)
     abstract = abstract_state(run, mesh)
-    with sharding.use_mesh(mesh):
+    with parallel.use_mesh(mesh):
         for step in tqdm(steps, desc=f"{run.name}: scoring", unit="step", disable=not progress):
             try:
                 state, meta = checkpoints.restore(abstract, step)
@@ -125,7 +129,7 @@ def _score(
 
 def _in_loop(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
     """Scores the parameters that training holds at a step; once, though a step be trained again."""
-    if not sharding.agreed(tracking.is_scored(run, directory, step)):
+    if not parallel.agreed(run_directory.is_scored(run, directory, step)):
         _score_params(run, directory, cache, step, params)
 
 
@@ -136,7 +140,7 @@ def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, param
         raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
     if asked.tasks is not None:
         scores = scoring.score(run.model, params, asked.tasks)
-        if sharding.is_primary():
-            store.write(scores, tracking.scores_path(directory, step))
-    if sharding.is_primary():
-        tracking.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))
+        if parallel.is_primary():
+            store.write(scores, run_directory.scores_path(directory, step))
+    if parallel.is_primary():
+        run_directory.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))

@@ -23,9 +23,9 @@ from fitting.table import (
     read_rows,
     to_numbers,
 )
-from ladder_jax.eval.mmlu import WEIGHTS as MMLU_WEIGHTS
 from ladder_jax.models import counts
 from ladder_jax.models.sizes import OLMO2_SIZES
+from ladder_jax.tasks.mmlu import WEIGHTS as MMLU_WEIGHTS
 
 N_EXAMPLES = {
     "hellaswag_val": 10_042,

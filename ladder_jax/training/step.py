@@ -1,30 +1,24 @@
-"""The training state and the one jitted step that changes it."""
+"""The one jitted step that changes the training state."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from ladder_jax import optim, sharding
-from ladder_jax.config import ModelConfig, OptimConfig, RunConfig
+from ladder_jax import parallel
+from ladder_jax.config import ModelConfig, OptimConfig
 from ladder_jax.data.pipeline import PADDING
 from ladder_jax.eval import heldout
 from ladder_jax.models import decoder
 from ladder_jax.models.loss import summed_loss
-
-
-class TrainState(NamedTuple):
-    """Everything a step changes."""
-
-    step: jax.Array
-    params: decoder.Params
-    moments: optax.OptState
+from ladder_jax.training import optimizer
+from ladder_jax.training.initialize import TrainState, state_sharding
+from ladder_jax.training.schedule import Schedule, learning_rate
 
 
 @functools.cache
@@ -36,9 +30,9 @@ def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable
     arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`
     and, after it, `param_norm`.
     """
-    transformation = optim.transformation(constants)
+    transformation = optimizer.transformation(constants)
     shards = state_sharding(model, constants, mesh)
-    scalar = sharding.replicated(mesh)
+    scalar = parallel.replicated(mesh)
 
     def objective(
         params: decoder.Params, batch_BxL: jax.Array, n: jax.Array
@@ -72,10 +66,10 @@ def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable
         return jax.lax.scan(add, zero, batch_AxBxL)[0]
 
     def step(
-        state: TrainState, batch_AxBxL: jax.Array, schedule: optim.Schedule
+        state: TrainState, batch_AxBxL: jax.Array, schedule: Schedule
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         loss, grads = gradients(state.params, batch_AxBxL)
-        lr = optim.learning_rate(schedule, state.step.astype(jnp.float32))
+        lr = learning_rate(schedule, state.step.astype(jnp.float32))
         direction, moments = transformation.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
         metrics = {
@@ -88,67 +82,7 @@ def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable
 
     return jax.jit(
         step,
-        in_shardings=(shards, sharding.micro_batch_sharding(mesh), scalar),
+        in_shardings=(shards, parallel.micro_batch_sharding(mesh), scalar),
         out_shardings=(shards, scalar),
         donate_argnums=0,
-    )
-
-
-def init_state(run: RunConfig, mesh: Any) -> TrainState:
-    """A fresh state, laid out on the mesh from the start."""
-    return _initialiser(run.model, constants_of(run.optim), mesh)(jax.random.key(run.seed))
-
-
-@functools.cache
-def _initialiser(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
-    """The jitted function of a key that makes a fresh state."""
-    make = functools.partial(_fresh_state, model, constants)
-    return jax.jit(make, out_shardings=state_sharding(model, constants, mesh))
-
-
-def _fresh_state(model: ModelConfig, constants: OptimConfig, key: jax.Array) -> TrainState:
-    params = decoder.init_params(model, key)
-    moments = optim.transformation(constants).init(params)
-    return TrainState(jnp.zeros((), jnp.int32), params, moments)
-
-
-def abstract_state(run: RunConfig, mesh: Any) -> TrainState:
-    """Shapes, dtypes and shardings of a run's state."""
-    return _abstract_state(run.model, constants_of(run.optim), mesh)
-
-
-@functools.cache
-def _abstract_state(model: ModelConfig, constants: OptimConfig, mesh: Any) -> TrainState:
-    make = functools.partial(_fresh_state, model, constants)
-    shapes = jax.eval_shape(make, jax.random.key(0))
-    shards = state_sharding(model, constants, mesh)
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shards
-    )
-
-
-def state_sharding(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Any:
-    """A `TrainState` of shardings: moments lie where their parameters lie."""
-    params = sharding.parameter_shardings(mesh, decoder.logical_axes(model))
-    transformation = optim.transformation(constants)
-    shapes = jax.eval_shape(transformation.init, decoder.abstract_params(model))
-    moments = optax.tree.map_params(
-        transformation,
-        lambda _, shard: shard,
-        shapes,
-        params,
-        transform_non_params=lambda _: sharding.replicated(mesh),
-    )
-    step: Any = sharding.replicated(mesh)
-    return TrainState(step, params, moments)
-
-
-def constants_of(config: OptimConfig) -> OptimConfig:
-    """The optimiser without what the step takes as arguments, so that runs share a compile."""
-    plain = OptimConfig()
-    return replace(
-        config,
-        lr_peak=plain.lr_peak,
-        lr_final_ratio=plain.lr_final_ratio,
-        warmup_steps=plain.warmup_steps,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting.errors import InputError
-from ladder_jax.eval.tasks import Document
+from ladder_jax.tasks.task import Document
 
 GROUPS = {
     "stem": (

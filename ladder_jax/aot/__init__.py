@@ -1,0 +1,31 @@
+"""Training steps compiled ahead of time for hardware that is not here."""
+
+from __future__ import annotations
+
+from ladder_jax.aot.compile import (
+    LEAST_EFFORT,
+    Compiled,
+    Topology,
+    closed_form_flops,
+    compile_step,
+    count_collectives,
+    devices,
+    divisors,
+    layouts,
+    step_flops,
+    topology,
+)
+
+__all__ = [
+    "LEAST_EFFORT",
+    "Compiled",
+    "Topology",
+    "closed_form_flops",
+    "compile_step",
+    "count_collectives",
+    "devices",
+    "divisors",
+    "layouts",
+    "step_flops",
+    "topology",
+]

@@ -1,0 +1,1 @@
+"""Public data, fetched once and checked by SHA-256."""

@@ -1,0 +1,1 @@
+"""Measurement tables made from runs of ours and of others."""

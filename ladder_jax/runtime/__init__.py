@@ -1,0 +1,1 @@
+"""Processes, locks, notices to stop, compilation and hardware."""

@@ -1,0 +1,15 @@
+"""Versions of the packages that decide the numbers, and the machine."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+
+
+def environment() -> dict[str, str]:
+    """Versions of what decides the numbers, and the machine in a few words."""
+    packages = ("ladder_jax", "jax", "flax", "optax", "numpy", "scipy")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"
+    return versions | {"Python": platform.python_version(), "machine": machine}
