@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from fitting.errors import InputError
 
 
@@ -57,3 +59,12 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise InputError(f"{path}: cannot be read ({e}); remove it to have it made again") from None
+
+
+def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
+    """Writes a frame as CSV, whole or not at all; floats keep every digit.
+
+    Raises:
+        InputError: see `write_atomically`.
+    """
+    write_atomically(path, lambda p: frame.to_csv(p, index=False, lineterminator="\n"))

@@ -208,9 +208,12 @@ class RunConfig:
     Attributes:
         name: `size-multiple`, as in `190M-5xC`; a label only, never parsed.
         multiple: tokens as a multiple of 20 per parameter; 0 where a run has no such label.
+        seed: of the initial parameters.
         n_steps: optimiser steps.
         batch_seqs: sequences per step (global).
         checkpoint_every: steps between checkpoints; 0 spreads `eval.n_checkpoints` over the run.
+        init: where the parameters come from; `fresh` draws them from `seed`.  Other values are
+            reserved for runs that start from a checkpoint.
     """
 
     name: str = "run"
@@ -220,6 +223,7 @@ class RunConfig:
     n_steps: int = 1000
     batch_seqs: int = 8
     checkpoint_every: int = 0
+    init: str = "fresh"
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -228,6 +232,7 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(self.n_steps > 0, "n_steps must be positive")
+        _require(self.init == "fresh", f"init {self.init!r} is not supported: use fresh")
         _require(0 <= self.multiple < math.inf, "multiple must be finite and not negative")
         _require(self.batch_seqs > 0, "batch_seqs must be positive")
         for name in ("seed", "checkpoint_every"):

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import draccus
 from draccus.utils import DraccusException
@@ -31,15 +31,45 @@ def to_json(config: Any) -> str:
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
-    """What decides a run's numbers: its config as a nested dict, without `EXECUTION`."""
-    tree = json.loads(to_json(run))
-    for key in EXECUTION:
-        *parents, leaf = key.split(".")
-        node = tree
-        for part in parents:
-            node = node[part]
-        del node[leaf]
-    return tree
+    """What decides a run's numbers: the fields that differ from their defaults, as a nested dict.
+
+    Defaults are left out so that a field added to a config changes no run's id.  Fields of
+    `EXECUTION`, which change results by rounding only, are left out too.
+    """
+    defaults = _values(type(run)())
+    found: dict[str, Any] = {}
+    for key, value in _values(run).items():
+        if value != defaults[key]:
+            *parents, leaf = key.split(".")
+            node = found
+            for part in parents:
+                node = node.setdefault(part, {})
+            node[leaf] = value
+    return found
+
+
+class Difference(NamedTuple):
+    """A dotted key at which two configs differ, and both values."""
+
+    key: str
+    there: Any
+    here: Any
+
+
+def difference(there: RunConfig, here: RunConfig) -> Difference | None:
+    """The first field, by name, in which the identities of two runs differ; None if in none."""
+    a, b = _values(there), _values(here)
+    for key in sorted({*a, *b}):
+        if a.get(key) != b.get(key):
+            return Difference(key, a.get(key), b.get(key))
+    return None
+
+
+def _values(run: RunConfig) -> dict[str, Any]:
+    """Dotted key -> value of every field that is not one of `EXECUTION`."""
+    leaves = _leaves(json.loads(to_json(run)))
+    skipped = tuple(f"{key}." for key in EXECUTION)
+    return {key: value for key, value in leaves.items() if not f"{key}.".startswith(skipped)}
 
 
 def config_hash(run: RunConfig) -> str:

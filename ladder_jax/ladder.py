@@ -1,4 +1,4 @@
-"""A ladder: sizes x token multiples, each run configured by a recipe of N alone.
+"""A ladder: sizes x token multiples x seeds, each run configured by a recipe of N alone.
 
 The recipe is Porian et al.'s (arXiv 2406.19146), as the ladder paper uses it: batch halved and
 learning rate quartered for sequences of 4,096 tokens (arXiv 2412.04403, Table 1).
@@ -73,7 +73,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Sizes x multiples, and the targets they are meant to forecast.
+    """Sizes x multiples x seeds, and the targets they are meant to forecast.
 
     Attributes:
         name: of the experiment.
@@ -82,6 +82,12 @@ class Ladder:
         recipe: hyper-parameters from N.
         base: what all runs share (data, optimiser constants, mesh, evaluation).
         targets: name -> run to forecast.
+        seeds: of the runs; empty means the seed of `base` alone.  The runs of that seed are named
+            `size-multiple`, others `size-multiple-sSEED`: adding seeds renames no run.
+
+    Raises:
+        InputError: there is no size or no multiple, a multiple is not positive, or a multiple, a
+            seed or the name of a run occurs twice.
     """
 
     name: str
@@ -90,9 +96,36 @@ class Ladder:
     recipe: Recipe = field(default_factory=Recipe)
     base: RunConfig = field(default_factory=RunConfig)
     targets: dict[str, Target] = field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
 
-    def run(self, size: str, multiple: float) -> RunConfig:
-        """The run of one cell of the grid, or of any other multiple of a known size."""
+    def __post_init__(self) -> None:
+        for field_name in ("sizes", "multiples"):
+            if not getattr(self, field_name):
+                raise InputError(f"ladder {self.name!r}: {field_name} is empty: give at least one")
+        for label, model in self.sizes.items():
+            if not isinstance(model, ModelConfig):
+                kind = type(model).__name__
+                raise InputError(f"ladder {self.name!r}: size {label!r} is a {kind}: make it a "
+                                 "ModelConfig")  # fmt: skip
+        for multiple in self.multiples:
+            if not (isinstance(multiple, int | float) and 0 < multiple < math.inf):
+                raise InputError(f"ladder {self.name!r}: multiple {multiple!r} must be positive")
+        for label, target in self.targets.items():
+            if not isinstance(target, Target):
+                kind = type(target).__name__
+                raise InputError(f"ladder {self.name!r}: target {label!r} is a {kind}: make it a "
+                                 "Target")  # fmt: skip
+        names = [run.name for run in self.runs()] + [t.run.name for t in self.targets.values()]
+        for what, values in (
+            ("multiple", [f"{m:g}" for m in self.multiples]), ("seed", self.seeds), ("run", names),
+        ):  # fmt: skip
+            if twice := [v for i, v in enumerate(values) if v in values[:i]]:
+                raise InputError(
+                    f"ladder {self.name!r}: {what} {twice[0]} occurs twice: remove or rename one"
+                )
+
+    def run(self, size: str, multiple: float, seed: int | None = None) -> RunConfig:
+        """The run of one cell of the grid, or of any other multiple and seed of a known size."""
         if size not in self.sizes:
             raise InputError(f"{self.name}: no size {size!r}; it has {', '.join(self.sizes)}")
         model = self.sizes[size]
@@ -102,11 +135,13 @@ class Ladder:
             lr_peak=self.recipe.lr_peak(n),
             warmup_steps=self.recipe.warmup_steps(n, model.seq_len),
         )
+        seed = self.base.seed if seed is None else seed
         return replace(
             self.base,
-            name=f"{size}-{multiple:g}xC",
+            name=f"{size}-{multiple:g}xC" + (f"-s{seed}" if seed != self.base.seed else ""),
             size=size,
             multiple=multiple,
+            seed=seed,
             n_steps=self.recipe.n_steps(n, multiple, model.seq_len),
             batch_seqs=self.recipe.batch_seqs(n),
             model=model,
@@ -114,8 +149,9 @@ class Ladder:
         )
 
     def runs(self) -> list[RunConfig]:
-        """All cells of the grid, sizes outermost."""
-        return [self.run(size, m) for size in self.sizes for m in self.multiples]
+        """All cells of the grid: sizes outermost, then multiples, then seeds."""
+        seeds = self.seeds or (self.base.seed,)
+        return [self.run(z, m, seed) for z in self.sizes for m in self.multiples for seed in seeds]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ A manifest names the runs by the hash of their configs.  A run is done when its 
 committed and measured; starting again takes up whatever is not, with any executor.
 """
 
-from ladder_jax.launch.executor import Demands, Ended, Executor, Job
+from ladder_jax.launch.executor import Demands, Ended, Executor
 from ladder_jax.launch.grid import execute, train_all
+from ladder_jax.launch.job import Job
 from ladder_jax.launch.local import Local, default_workers
 from ladder_jax.launch.manifest import claim_manifest, held, read_manifest, run_directory
 from ladder_jax.launch.status import console, progress, status_table

@@ -1,4 +1,4 @@
-"""`ladder train` as the child of a Ray task or a Slurm job, which it does not outlive.
+"""A run trained by a child process of a Ray task or a Slurm job, which ends when its parent does.
 
 The parent's side is `Child.run`, on whatever machine the launcher chose; `python -m
 ladder_jax.launch.child` is the child's.
@@ -7,24 +7,37 @@ ladder_jax.launch.child` is the child's.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fitting.errors import InputError
+from ladder_jax.config import RunConfig
+from ladder_jax.config_text import load_json
 from ladder_jax.launch import attempts, local, manifest
-from ladder_jax.launch.executor import Job
-from ladder_jax.runtime import preemption, processes
+from ladder_jax.launch.job import Job, JobResult, train_job
+from ladder_jax.runtime import compilation, distributed, preemption, processes
+from ladder_jax.runtime.paths import cache_dir
 
 OUTPUT = "output.txt"
-_PREFIX = "ladder train: "
+_PREFIX = "ladder: "
 _SAVING_S = 600  # a child that is told to end may take so long to save
+
+
+class Cluster(NamedTuple):
+    """How the processes of one run find one another: see `distributed.initialize`."""
+
+    coordinator: str
+    process_count: int
+    process_id: int
 
 
 @dataclass(frozen=True)
@@ -33,46 +46,56 @@ class Child:
 
     Attributes:
         out: the experiment's directory, on a disk that all nodes share.
-        directory: the run's.
-        arguments: of `ladder train`.
+        directory: the run's directory.
+        config: the file that holds the run's config.
+        score: whether the run may be scored.
         workdir: where relative paths of the config start.
-        environment: what is added to that of the node.
+        environment: variables added to those of the node.
         one_core: keep it to one thread, as a worker of `Local`: that gives the same bits.
-        index: of this process among those of the run.
+        cluster: where several processes share the run; None if the environment says so, or one
+            process does all.
     """
 
     out: Path
     directory: Path
-    arguments: tuple[str, ...]
+    config: Path
+    score: bool
     workdir: Path
     environment: Mapping[str, str]
     one_core: bool = False
-    index: int = 0
+    cluster: Cluster | None = None
 
     @classmethod
     def of(cls, job: Job, out: Path, one_core: bool = False) -> Child:
-        """What to start for a job of the manifest below `out`."""
+        """The process to start for a job of the manifest in `out`."""
         out, directory = out.resolve(), job.directory.resolve()
-        path = manifest.config_path(out, job.run)
-        arguments = ("train", str(path), "--out", str(directory))
-        arguments += () if job.score else ("--no-score",)
+        config = manifest.config_path(out, job.run)
         own = {k: v for k, v in os.environ.items() if k.startswith("LADDER_")}
-        return cls(out, directory, arguments, Path.cwd(), own, one_core)
+        return cls(out, directory, config, job.score, Path.cwd(), own, one_core)
 
-    def run(self) -> tuple[int | None, str]:
-        """Runs it on this machine to its end; returns exit status and reason as in `Ended`.
+    def run(self) -> JobResult:
+        """Runs the process on this machine to its end.
 
         SIGTERM and, from Slurm, SIGUSR2 are passed on as SIGTERM: the child saves and ends.  So
         does an exception that a launcher raises here to cancel.
         """
         if not (self.out / manifest.FILE).is_file():
             where = f"{socket.gethostname()} does not see {self.out / manifest.FILE}"
-            return 2, f"{where}: --out must lie on a disk that all nodes share"
+            return JobResult(2, f"{where}: `out` must lie on a disk that all nodes share")
         self.directory.mkdir(parents=True, exist_ok=True)
-        index = self.index or int(os.environ.get("SLURM_PROCID", 0))  # the tasks of a job
+        slurm_index = int(os.environ.get("SLURM_PROCID", 0))  # the tasks of a job
+        index = self.cluster.process_id if self.cluster else slurm_index
         path = self.directory / (f"output-{index}.txt" if index else OUTPUT)
-        command = [sys.executable, "-m", "ladder_jax.launch.child", str(os.getpid()),
-                   str(self.directory), str(index), *self.arguments]  # fmt: skip
+        work = {
+            "parent": os.getpid(),
+            "index": index,
+            "config": str(self.config),
+            "directory": str(self.directory),
+            "score": self.score,
+            "cluster": self.cluster,
+        }
+        # -P: no file of the working directory may hide a module of ours.
+        command = [sys.executable, "-P", "-m", "ladder_jax.launch.child", json.dumps(work)]
         env = {**os.environ, **self.environment}
         env |= local.one_core(env) if self.one_core else {}
         with open(path, "ab") as output:
@@ -89,8 +112,9 @@ class Child:
         with _passed_on(process):
             code = _wait(process)
         if code < 0:
-            return None, f"killed by signal {-code}"
-        return code, "" if code in (0, preemption.EXIT_CODE) else _last_line(path, begin)
+            return JobResult(None, f"killed by signal {-code}")
+        failed = code not in (0, preemption.EXIT_CODE)
+        return JobResult(code, _last_line(path, begin) if failed else "")
 
 
 def _wait(process: subprocess.Popen) -> int:
@@ -130,21 +154,31 @@ def _last_line(path: Path, begin: int) -> str:
     return (own or lines or [f"see {path}"])[-1].removeprefix(_PREFIX)[:500]
 
 
-def main(arguments: Sequence[str]) -> int:
-    """The child: parent's process id, run's directory, index, then what `ladder` takes."""
-    parent, directory, index, *command = arguments
-    preemption.end_when_told()
-    processes.live_with(int(parent))
-    from ladder_jax import cli
+def main(text: str) -> int:
+    """Trains one run as a child process; returns its exit status.
 
-    first = int(index) == 0
+    Args:
+        text: the JSON object that `Child.run` writes.
+    """
+    work = json.loads(text)
+    preemption.end_when_told()
+    processes.live_with(work["parent"])
+    compilation.keep(cache_dir())
+    compilation.hold_memory()
+    directory = Path(work["directory"])
     try:
-        with attempts.record(Path(directory)) if first else contextlib.nullcontext():
-            return cli.main(command)
+        job = Job(load_json(RunConfig, work["config"]), directory, work["score"])
+        distributed.initialize(*(work["cluster"] or ()))
+        with attempts.record(directory) if work["index"] == 0 else contextlib.nullcontext():
+            train_job(job, cache_dir())
     except InputError as e:
         print(f"{_PREFIX}{e}", file=sys.stderr)
+        distributed.leave(2)
         return 2
+    except preemption.Preempted:
+        return preemption.EXIT_CODE
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1]))

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Protocol
 
 from fitting.errors import InputError
 from ladder_jax.config import RunConfig
-
-
-class Job(NamedTuple):
-    """One run to bring to its end; `score` says whether it may be scored."""
-
-    run: RunConfig
-    directory: Path
-    score: bool
+from ladder_jax.launch.job import Job
 
 
 class Ended(NamedTuple):

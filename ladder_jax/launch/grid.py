@@ -14,7 +14,8 @@ import rich.live
 from fitting.errors import InputError
 from ladder_jax.config import RunConfig
 from ladder_jax.launch import attempts, status
-from ladder_jax.launch.executor import Ended, Executor, Job
+from ladder_jax.launch.executor import Ended, Executor
+from ladder_jax.launch.job import Job
 from ladder_jax.launch.local import Local
 from ladder_jax.launch.manifest import run_directory
 from ladder_jax.models import counts

@@ -19,9 +19,10 @@ from typing import Any
 
 from fitting.errors import InputError
 from ladder_jax.launch import attempts
-from ladder_jax.launch.executor import Ended, Job
+from ladder_jax.launch.executor import Ended
+from ladder_jax.launch.job import Job, JobResult, attempt
 from ladder_jax.runtime import compilation, preemption, processes
-from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
+from ladder_jax.runtime.preemption import EXIT_CODE
 
 _LEAVE_S = 5.0
 
@@ -159,25 +160,11 @@ def _serve(pipe: Any, core: int, parent: int, cache: Path) -> None:
             job = pipe.recv()
         except EOFError:
             return
-        code, reason = _attempt(job, cache)
-        pipe.send((code, reason))
-        if code == EXIT_CODE:
+        try:
+            with attempts.record(job.directory):
+                result = attempt(job, cache)
+        except InputError as e:  # another process works on the run
+            result = JobResult(2, str(e))
+        pipe.send(result)
+        if result.code == EXIT_CODE:
             return
-
-
-def _attempt(job: Job, cache: Path) -> tuple[int, str]:
-    """Exit status and reason of one attempt, as `ladder train` would have them."""
-    try:
-        from ladder_jax.eval.runs import train_and_score
-        from ladder_jax.training.loop import train
-
-        with attempts.record(job.directory):
-            (train_and_score if job.score else train)(job.run, job.directory, cache, progress=False)
-    except Preempted:
-        return EXIT_CODE, ""
-    except InputError as e:
-        return 2, str(e)
-    except Exception as e:  # a defect in one run is no reason to lose the others
-        text = (str(e).strip().splitlines() or [""])[0]
-        return 1, f"{type(e).__name__}: {text}"
-    return 0, ""

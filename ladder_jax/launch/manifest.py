@@ -8,12 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting import io
 from fitting.errors import InputError
-from fitting.io import write_atomically
-from ladder_jax import config_text
+from fitting.io import read_json, write_atomically
 from ladder_jax.config import RunConfig
-from ladder_jax.config_text import config_hash, load_json, to_json
+from ladder_jax.config_text import config_hash, difference, load_json, to_json
 from ladder_jax.runtime import locks
 
 FILE = "manifest.json"
@@ -25,24 +23,58 @@ def run_directory(out: Path, run: RunConfig) -> Path:
 
 
 def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dict[str, Any]:
-    """Writes `manifest.json`, or checks that the directory holds these very runs; returns it.
+    """Writes `manifest.json`, or checks that the directory belongs to this experiment.
 
-    The runs' configs are written beside it, as this machine and any other may start them.
+    An experiment may grow: runs that are new are added to the manifest, those that are there stay.
+    The runs' configs are written beside it, from where any machine may start them.
+
+    Returns:
+        The manifest: `experiment`, and `runs`, name -> hash of its config.
 
     Raises:
-        InputError: it holds others, or cannot be written.
+        InputError: the directory belongs to another experiment, has a run of another config or one
+            that the experiment lacks, or cannot be written.
     """
     path = out / FILE
     manifest = {"experiment": experiment, "runs": {run.name: config_hash(run) for run in runs}}
     if path.is_file():
-        theirs = io.read_json(path)
-        if theirs != manifest:
-            key, _, _ = config_text.first_difference(theirs, manifest)
-            raise InputError(f"{out} belongs to another config ({key} differs): use another --out")
+        _check_grown(read_json(path), manifest, runs, out)
     for run in runs:
         _write(config_path(out, run), to_json(run))
     _write(path, json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def new_runs(runs: Sequence[RunConfig], out: Path) -> list[str]:
+    """Names of the runs that the manifest of a directory lacks; empty if there is no manifest."""
+    if not (out / FILE).is_file():
+        return []
+    known = read_json(out / FILE).get("runs", {})
+    return [run.name for run in runs if run.name not in known]
+
+
+def _check_grown(held: Any, manifest: dict[str, Any], runs: Sequence[RunConfig], out: Path) -> None:
+    """Checks that a manifest holds no more than the experiment does, and no other config."""
+    advice = "use another `out`"
+    if not isinstance(held, dict) or held.get("experiment") != manifest["experiment"]:
+        name = held.get("experiment") if isinstance(held, dict) else None
+        raise InputError(f"{out} belongs to experiment {name!r}: {advice}")
+    lost = [name for name in held["runs"] if name not in manifest["runs"]]
+    if lost:
+        raise InputError(
+            f"{out} belongs to another config (run {lost[0]!r} is there, and not in the "
+            f"experiment): restore the run, or {advice}"
+        )
+    for run in runs:
+        stored = config_path(out, run)
+        if held["runs"].get(run.name, manifest["runs"][run.name]) == manifest["runs"][run.name]:
+            continue
+        found = difference(load_json(RunConfig, stored), run)
+        if found is not None:  # else a version of before gave the same config another hash
+            raise InputError(
+                f"{out} belongs to another config ({found.key} of run {run.name!r} is "
+                f"{found.there!r} there, {found.here!r} here): {advice}"
+            )
 
 
 def config_path(out: Path, run: RunConfig) -> Path:
@@ -58,7 +90,7 @@ def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
     """
     if not (out / FILE).is_file():
         raise InputError(f"{out}: holds no experiment ({FILE} is not there); ladder run writes it")
-    manifest = io.read_json(out / FILE)
+    manifest = read_json(out / FILE)
     if not isinstance(manifest, dict) or not {"experiment", "runs"} <= set(manifest):
         raise InputError(f"{out / FILE}: is no manifest; remove it to have it made again")
     paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]

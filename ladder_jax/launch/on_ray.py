@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from fitting.errors import InputError
-from ladder_jax.launch.child import Child
-from ladder_jax.launch.executor import Demands, Ended, Job
+from ladder_jax.launch.child import Child, Cluster
+from ladder_jax.launch.executor import Demands, Ended
+from ladder_jax.launch.job import Job, JobResult
 from ladder_jax.runtime.preemption import EXIT_CODE
 
 _CONNECT_S = 10.0
@@ -92,16 +93,16 @@ class Ray:
         for ref in self._jobs:
             self._ray.cancel(ref)
 
-    def _outcome(self, ref: Any) -> tuple[int | None, str]:
+    def _outcome(self, ref: Any) -> JobResult:
         errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
         except errors.TaskCancelledError:
-            return EXIT_CODE, ""
+            return JobResult(EXIT_CODE)
         except errors.RayTaskError as e:
-            return 1, str(e).strip().splitlines()[-1][:500]
+            return JobResult(1, str(e).strip().splitlines()[-1][:500])
         except errors.RayError as e:  # of its worker, its node, or the way there
-            return None, f"{type(e).__name__} in Ray"
+            return JobResult(None, f"{type(e).__name__} in Ray")
 
 
 def _connect(ray: Any, address: str) -> None:
@@ -168,7 +169,7 @@ def _fits(options: dict[str, Any], node: dict[str, float]) -> bool:
     return all(node.get(kind, 0) >= amount for kind, amount in asked.items())
 
 
-def _on_node(child: Child) -> tuple[int | None, str]:
+def _on_node(child: Child) -> JobResult:
     """The task of a run of one process."""
     import ray
 
@@ -177,7 +178,7 @@ def _on_node(child: Child) -> tuple[int | None, str]:
     return dataclasses.replace(child, environment={**child.environment, **named}).run()
 
 
-def _on_slice(child: Child) -> tuple[int | None, str]:
+def _on_slice(child: Child) -> JobResult:
     """The task of a run on a TPU slice: on its first host, it starts a process on every host."""
     import ray
     from ray.util import tpu
@@ -191,9 +192,7 @@ def _on_slice(child: Child) -> tuple[int | None, str]:
     coordinator = f"{ray.util.get_node_ip_address()}:{_free_port()}"
     refs = []
     for i, host in enumerate(hosts):
-        flags = ("--coordinator", coordinator, "--process-count", str(len(hosts)),
-                 "--process-id", str(i))  # fmt: skip
-        part = dataclasses.replace(child, arguments=(*child.arguments, *flags), index=i)
+        part = dataclasses.replace(child, cluster=Cluster(coordinator, len(hosts), i))
         place = NodeAffinitySchedulingStrategy(host["NodeID"], soft=False)
         chips: Any = {"TPU": host["Resources"].get("TPU", 0)}
         task: Any = ray.remote(max_retries=0, num_cpus=0, resources=chips)(_on_node)
@@ -201,7 +200,7 @@ def _on_slice(child: Child) -> tuple[int | None, str]:
     return _together(refs)
 
 
-def _together(refs: list[Any]) -> tuple[int | None, str]:
+def _together(refs: list[Any]) -> JobResult:
     """The outcome of processes that end together: when one is lost or fails, the others must."""
     import ray
     from ray.exceptions import RayError
@@ -211,10 +210,10 @@ def _together(refs: list[Any]) -> tuple[int | None, str]:
         while left:
             (ref,), left = ray.wait(left)
             outcomes.append(ray.get(ref))
-            if outcomes[-1][0] != 0:
+            if outcomes[-1].code != 0:
                 break
     except RayError as e:
-        outcomes.append((None, f"a host of its slice: {type(e).__name__}"))
+        outcomes.append(JobResult(None, f"a host of its slice: {type(e).__name__}"))
     finally:  # cancelled itself, too: its processes save first
         with contextlib.suppress(RayError):
             for ref in refs:

@@ -11,7 +11,8 @@ from typing import Any
 
 from fitting.errors import InputError
 from ladder_jax.launch.child import Child
-from ladder_jax.launch.executor import Demands, Ended, Job
+from ladder_jax.launch.executor import Demands, Ended
+from ladder_jax.launch.job import Job, JobResult
 from ladder_jax.runtime.preemption import EXIT_CODE
 
 _DEFAULTS: dict[str, Any] = {
@@ -101,14 +102,14 @@ class Slurm:
             raise InputError(f"--slurm: {said}") from None
         return executor
 
-    def _outcome(self, handle: Any) -> tuple[int | None, str]:
+    def _outcome(self, handle: Any) -> JobResult:
         """The first process of a job that did not end well speaks for all."""
         try:
             outcomes = handle.results()
         except self._submitit.core.utils.FailedJobError as e:
-            return 1, str(e).strip().splitlines()[-1][:500]
+            return JobResult(1, str(e).strip().splitlines()[-1][:500])
         except self._submitit.core.utils.UncompletedJobError:
-            return None, f"Slurm job {handle.job_id} is {handle.state}"
-        bad = [outcome for outcome in outcomes if outcome[0] != 0]
-        lost = [outcome for outcome in bad if outcome[0] is None]
+            return JobResult(None, f"Slurm job {handle.job_id} is {handle.state}")
+        bad = [outcome for outcome in outcomes if outcome.code != 0]
+        lost = [outcome for outcome in bad if outcome.code is None]
         return (lost or bad or outcomes)[0]

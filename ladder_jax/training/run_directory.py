@@ -27,12 +27,11 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
     if not path.is_file():
         return False
     theirs = config_text.load_json(RunConfig, path)
-    there_is, here_is = config_text.identity(theirs), config_text.identity(run)
-    if there_is != here_is:
-        key, there, here = config_text.first_difference(there_is, here_is)
+    found = config_text.difference(theirs, run)
+    if found is not None:
         raise InputError(
-            f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
-            "choose another --out"
+            f"{directory} belongs to another config ({found.key} is {found.there!r} there, "
+            f"{found.here!r} here): choose another `out`"
         )
     return True
 
