@@ -9,14 +9,12 @@ import zipfile
 from dataclasses import replace
 
 import pyarrow as pa
-import pytest
 
-from fitting.errors import InputError
 from ladder_jax.data.documents import Document
 from ladder_jax.data.tokenizer import train_bpe
 from ladder_jax.downloads import public_tasks
 from ladder_jax.tasks import mmlu
-from tests.test_data import story
+from tests.helpers import story
 
 OFFSET = 1_000_000
 SHOTS = "Question: Is water wet?\nAnswer: yes\n\n"
@@ -117,10 +115,3 @@ def publish(folder, dolma2, more=()):
                 archive.writestr(info, content)
         published.append(replace(wheel, sha256=hashlib.sha256(path.read_bytes()).hexdigest()))
     return tuple(published)
-
-
-def fails(match, function, *args):
-    """The call raises one line that matches."""
-    with pytest.raises(InputError, match=match) as caught:
-        function(*args)
-    assert "\n" not in str(caught.value)

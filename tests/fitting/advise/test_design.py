@@ -1,0 +1,191 @@
+"""Advice on the next run: conditioning, the best set, and what the command says and refuses."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from fitting import table
+from fitting.advise import design, next_run
+from fitting.advise.design import Joint, Outlook
+from fitting.laws import CHINCHILLA
+from fitting.observations.select import POOLED, parse_target, select_runs
+from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
+from ladder_jax import cli
+from tests.planted import GOAL, LADDER, planted
+
+SMALL = ["2e*", "4e*"]
+
+
+def outlook(n_candidates, seed=0):
+    """Random directions: three tasks, two of which share a series, and two targets."""
+    rng = np.random.default_rng(seed)
+    n_goals, of_task = 2 + n_candidates, np.array([0, 1, 1])
+    joint = Joint(
+        0.02 * rng.normal(size=(2, n_goals, 5)), 0.02 * rng.normal(size=(3, n_goals, 6)),
+        -rng.uniform(0.5, 1, (3, n_goals)), rng.uniform(0.3, 0.8, (3, n_goals)),
+        rng.uniform(1e-5, 1e-4, 2), rng.uniform(1e-5, 1e-4, 3), rng.uniform(1e-5, 1e-4, 3),
+    )  # fmt: skip
+    beyond = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
+    return Outlook(joint, of_task, beyond, 2, 6)
+
+
+@pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
+def test_conditioning_is_what_parameters_say(chosen):
+    """By brute force: the posterior covariance of both steps' parameters, observation by one."""
+    o = outlook(4)
+    j = o.joint
+    precision1, precision2 = np.eye(5), np.eye(6)
+    for c in chosen:
+        for s in range(2):
+            precision1 += np.outer(j.loss[s, 2 + c], j.loss[s, 2 + c]) / j.loss_noise[s]
+        for t in range(3):
+            noise = j.run_noise[t] + j.window_noise[t] / 6
+            precision2 += np.outer(j.accuracy[t, 2 + c], j.accuracy[t, 2 + c]) / noise
+    reached = max([0.0, *(o.beyond[2 + c] for c in chosen)])
+    found = o.variance(chosen)
+    for t, g in np.ndindex(3, 2):
+        s = o.of_task[t]
+        log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g]) + j.loss_noise[s]
+        log_loss += (LOSS_DISCREPANCY * (o.beyond[g] - reached)) ** 2
+        f = j.f[t, g]
+        accuracy = j.accuracy[t, g] @ np.linalg.solve(precision2, j.accuracy[t, g])
+        accuracy += j.run_noise[t] + j.window_noise[t]
+        accuracy += (LOGIT_DISCREPANCY * (o.beyond[g] - reached) * f * (1 - f)) ** 2
+        assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
+
+
+@pytest.mark.parametrize("budget", [0.5, 2.0, 4.0, 100.0])
+@pytest.mark.parametrize("exhaustive", [0, 10])
+def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
+    monkeypatch.setattr(next_run, "_EXHAUSTIVE", exhaustive)
+    for seed in range(3):
+        o, costs = outlook(7, seed), np.random.default_rng(seed).uniform(0.6, 3, 7)
+        sets = [s for n in range(8) for s in itertools.combinations(range(7), n)]
+        within = [list(s) for s in sets if costs[list(s)].sum() <= budget]
+        found = next_run.best_set(o, costs, budget)
+        assert costs[found].sum() <= budget
+        best = min(map(o.width, within))
+        assert o.width(found) <= best * (1 + (0 if exhaustive else 0.02)) + 1e-12
+        assert found == sorted(found, key=lambda c: costs[c])
+
+
+def test_what_does_not_help_is_not_chosen():
+    o = outlook(3)
+    noisy = o.joint._replace(
+        **{name: np.full_like(getattr(o.joint, name), 1e6) for name in ("loss_noise", "run_noise")}
+    )
+    idle = Outlook(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2, 6)
+    assert next_run.best_set(idle, np.ones(3), 10.0) == []
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return planted(0, 0.004, 0.004)
+
+
+@pytest.fixture(scope="module")
+def small_outlook(frame):
+    """From eight runs; the candidates are the other eight, by size and tokens."""
+    runs = select_runs(frame, SMALL)
+    rest = [run for run in frame["run"].unique() if run not in (*runs, GOAL)]
+    goals = [parse_target(frame, run) for run in (GOAL, *rest)]
+    data = next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points
+    return design.outlook([data], 1)
+
+
+def test_more_runs_never_widen_and_the_largest_narrows_most(small_outlook):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        order = [int(c) for c in rng.permutation(8)]
+        widths = [small_outlook.width(order[:n]) for n in range(9)]
+        assert (np.diff(widths) <= 1e-12).all()
+    alone = [small_outlook.width([c]) for c in range(8)]
+    assert int(np.argmin(alone)) == 7
+    assert alone[7] < 0.9 * small_outlook.width()
+
+
+def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
+    runs = select_runs(frame, LADDER)
+    goals = [parse_target(frame, GOAL)]
+    data = [next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points]
+    base, sets = range(8), [[], [8], [12], [11, 15], range(8, 16)]
+    foretold, realised = design.criterion_against_realised(data, base, sets)
+    assert foretold.shape == realised.shape == (5, 1, 1)
+    np.testing.assert_allclose(foretold[0], realised[0], rtol=1e-6)  # nothing was added
+    assert (np.abs(np.log(foretold / realised)) < 1).all()
+
+
+def test_costs_follow_the_runs_of_the_nearest_size(frame):
+    known = frame[frame["run"] != GOAL].copy()
+    large = known["size"] == "1e+09"
+    known.loc[large, "flops"] *= 7 / 6
+    for text, ratio in (("a=3e9,1e11", 7), ("b=1e8,1e9", 6), ("c=3e9,1e11,5e20", 5 / 3)):
+        goal = next_run.costed(parse_target(frame, text), known)
+        assert goal.flops == pytest.approx(ratio * goal.n_params * goal.n_tokens)
+    unknown = next_run.costed(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
+    assert unknown.flops == pytest.approx(6 * 3e20)
+
+
+def test_candidates_are_what_has_not_been_trained(frame):
+    known = frame[frame["run"].isin(select_runs(frame, SMALL))]
+    found = next_run.untrained(known.replace({"run": {"2e+08-10xC": "long"}}))
+    assert [c.name for c in found] == ["2e+08-20xC", "2e+08-40xC", "4e+08-20xC", "4e+08-40xC"]
+    assert found[1].n_tokens == 20 * 2e8 * 40
+
+
+@pytest.fixture(scope="module")
+def folder(frame, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("next")
+    table.write(frame, folder / "m.csv")
+    return folder
+
+
+def command(folder, *more, target=GOAL, budget="2e20"):
+    ask = ["next", "--measurements", str(folder / "m.csv"), "--train", *SMALL, "--tasks", "t",
+           "--target", target, "--flops", budget, "--out", str(folder / "a.csv"),
+           "--figure", str(folder / "a.png")]  # fmt: skip
+    return cli.main([*ask, *more])
+
+
+def test_the_command_advises(folder, capsys):
+    assert command(folder, "--candidate", "8e+08-1xC", "8e+08-10xC", "new=2e9,4e11") == 0
+    said = capsys.readouterr().out
+    rows = pd.read_csv(folder / "a.csv").set_index("run")
+    assert rows.index[0] == "new"
+    assert rows["shrinkage"].is_monotonic_decreasing
+    assert rows["flops"]["new"] == pytest.approx(6 * 8e20)
+    assert rows["affordable"].to_dict() == {"new": False, "8e+08-10xC": False, "8e+08-1xC": True}
+    assert rows.index[rows["chosen"]].tolist() == ["8e+08-1xC"]
+    assert "best within 2e+20 FLOPs: 8e+08-1xC, 7.68e+19 FLOPs, to " in said
+    assert (folder / "a.png").is_file()
+
+
+def test_nothing_affordable_is_said(folder, capsys):
+    assert command(folder, budget="1e10") == 0
+    assert "no affordable run narrows the intervals by 1%\n" in capsys.readouterr().out
+    assert not pd.read_csv(folder / "a.csv")[["affordable", "chosen"]].any(axis=None)
+
+
+COMPLAINTS = {
+    "budget": ({"budget": "0"}, (), "--flops 0: give a budget above 0"),
+    "trained": ({}, ("--candidate", "2e+08-1xC"), "--candidate 2e+08-1xC is also in --train"),
+    "clash": ({}, ("--candidate", "2e+08-1xC=2e8,4e9"), "--candidate '2e+08-1xC=2e8,4e9': the "
+              "table has a run '2e+08-1xC'; give another name"),
+    "twice": ({}, ("--candidate", "a=1e9,1e10", "a=1e9,2e10"), "a is named twice"),
+    "target": ({"target": "40B"}, (), "--target '40B' is not in the table"),
+    "goal": ({"target": "2e+08-1xC"}, (), "--target 2e+08-1xC is also in --train"),
+    "numbers": ({}, ("--candidate", "a=1"), "--candidate 'a=1': write NAME=N_PARAMS,N_TOKENS"),
+    "task": ({}, ("--tasks", "u"), "task 'u' is not in the table"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", COMPLAINTS)
+def test_bad_input_is_one_line(folder, tmp_path, capsys, kind):
+    (tmp_path / "m.csv").write_bytes((folder / "m.csv").read_bytes())
+    settings, more, said = COMPLAINTS[kind]
+    assert command(tmp_path, *more, **settings) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"ladder next: {said}")

@@ -1,0 +1,179 @@
+"""The front door: help with examples, honest exit status, nothing half-written."""
+
+import functools
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from ladder_jax import cli
+from ladder_jax.downloads import public_runs
+from ladder_jax.measurements import olmo_ladder
+from ladder_jax.runtime import paths
+from tests.olmo_ladder_files import line, write
+
+COMMANDS = ("plan", "run", "status", "train", "download", "measure", "predict", "score",
+            "backtest", "next", "compile", "data build")  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    assert f"example:\n  ladder {command} " in shown
+
+
+def test_measure_reports_and_strict_fails(tmp_path, capsys, monkeypatch):
+    runs, out = tmp_path / "runs", tmp_path / "m.csv"
+    runs.mkdir()
+    write(runs, lines=[line(200), line(400).replace("0.31", "1.31")])
+    monkeypatch.setattr(olmo_ladder, "PUBLISHED", set())
+    ask = ["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out", str(out)]
+    assert cli.main([*ask, "--strict"]) == 2
+    assert not out.exists()
+    assert "190M-1xC.csv: row 3: " in capsys.readouterr().err
+    assert cli.main(ask) == 0
+    assert "1 problem (above)" in capsys.readouterr().err
+    assert out.exists()
+
+
+def test_predict_writes_all_or_nothing(tmp_path, capsys, public_table):
+    from fitting import table
+
+    measured, out = tmp_path / "m.parquet", tmp_path / "p.csv"
+    table.write(public_table, measured)
+    ask = ["predict", "--measurements", str(measured), "--train", "190M-*", "370M-*",
+           "--target", "7B-4T", "--tasks", "piqa_val_rc_5shot", "--method", "paper", "--out",
+           str(out)]  # fmt: skip
+    assert cli.main([*ask, "--target", "70B"]) == 2
+    assert list(tmp_path.iterdir()) == [measured]
+    assert cli.main([*ask, "--level", "0.5", "0.95", "--figures", str(tmp_path / "f")]) == 0
+    header, *rows = out.read_text().splitlines()
+    assert header == (
+        "task,target,method,level,pred,lo,hi,actual,abs_error,rel_error,"
+        "pred_loss,loss_lo,loss_hi,actual_loss"
+    )
+    assert len(rows) == 2
+    assert {p.name for p in (tmp_path / "f").iterdir()} == {
+        "step1.png",
+        "step2.png",
+        "chained.png",
+        "forecast.png",
+        "distributions.png",
+    }
+    assert "7B-4T: mean error" in capsys.readouterr().out
+
+
+def test_an_unwritable_directory_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    write(runs)
+    ask = ["measure", "--from", "olmo-ladder", "--runs", str(runs), "--out"]
+    (tmp_path / "folder.csv").mkdir()
+    for name in ("file/m.csv", "folder.csv"):
+        assert cli.main([*ask, str(tmp_path / name)]) == 2
+        assert "cannot be written" in capsys.readouterr().err
+    assert cli.main(["measure", "--from", "olmo-ladder", "--runs", "", "--out", "m.csv"]) == 2
+    assert "--runs is empty" in capsys.readouterr().err
+
+
+def test_predictions_do_not_overwrite_measurements(tmp_path, capsys):
+    path = tmp_path / "m.csv"
+    path.write_text("precious")
+    ask = ["predict", "--measurements", str(path), "--train", "a", "--target", "b", "--out"]
+    assert cli.main([*ask, str(path)]) == 2
+    assert "--out is the measurements" in capsys.readouterr().err
+    assert cli.main([*ask, str(tmp_path / "p.parquet")]) == 2
+    assert "must end in .csv" in capsys.readouterr().err
+    assert path.read_text() == "precious"
+
+
+def test_a_wrong_flag_is_one_line(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["predict", "--level", "abc"])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_download_copies_verifies_and_caches(tmp_path, monkeypatch, capsys):
+    good = hashlib.sha256(b"x\n").hexdigest()
+    monkeypatch.setattr(public_runs, "SHA256", {"a.csv": good})
+    monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "source"
+    source.mkdir()
+    ask = ["download", "olmo-ladder", "--from", str(source)]
+    assert cli.main(ask) == 2
+    assert "not found" in capsys.readouterr().err
+    (source / "a.csv").write_text("y\n")
+    assert cli.main(ask) == 2
+    assert "its SHA-256 is not the published one" in capsys.readouterr().err
+    assert not [p for p in (tmp_path / "cache").rglob("*") if p.is_file()]
+    (source / "a.csv").write_text("x\n")
+    assert cli.main(ask) == 0
+    (source / "a.csv").unlink()
+    assert cli.main(["download", "olmo-ladder"]) == 0  # cached: needs neither source nor network
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    """A folder served on loopback in place of the published address."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(public_runs, "URL", f"http://127.0.0.1:{server.server_address[1]}/")
+        monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
+        yield folder
+        server.shutdown()
+
+
+def test_download_fetches_and_verifies(web, monkeypatch, capsys):
+    sha256 = hashlib.sha256(b"x\n").hexdigest()
+    monkeypatch.setattr(public_runs, "SHA256", {"a.csv": sha256})
+    assert cli.main(["download", "olmo-ladder"]) == 2
+    assert "ladder download olmo-ladder --from DIR" in capsys.readouterr().err
+    (web / "a.csv").write_text("forged")
+    assert cli.main(["download", "olmo-ladder"]) == 2
+    assert "its SHA-256 is not the published one" in capsys.readouterr().err
+    (web / "a.csv").write_text("x\n")
+    assert cli.main(["download", "olmo-ladder"]) == 0
+    cached = paths.cache_dir() / f"olmo-ladder-{public_runs.COMMIT[:8]}"
+    assert [p.name for p in cached.iterdir()] == ["a.csv"]
+
+
+def test_published_checksums(public_data):
+    for name, sha256 in public_runs.SHA256.items():
+        content = (public_data / "olmo_ladder_runs" / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == sha256
+
+
+def test_fits_never_overwrite_what_is_read_or_written(tmp_path, capsys):
+    measurements = tmp_path / "m.csv"
+    measurements.write_text("kept")
+    ask = ["predict", "--measurements", str(measurements), "--train", "a", "--target", "b"]
+    for fits, said in ((str(measurements), "the measurements"), (str(tmp_path / "p.csv"), "--out")):
+        assert cli.main([*ask, "--out", str(tmp_path / "p.csv"), "--fits", fits]) == 2
+        assert f"--fits is {said}: name another file" in capsys.readouterr().err
+    assert measurements.read_text() == "kept"
+
+
+def test_what_a_method_would_ignore_is_refused(tmp_path, capsys):
+    ask = ["predict", "--measurements", "none.csv", "--train", "a", "--target", "b", "--out",
+           str(tmp_path / "p.csv")]  # fmt: skip
+    for more, said in (
+        (["--chance", "boolq"], "write TASK=P"),
+        (["--chance", "x=1.5", "--tasks", "x"], "write TASK=P"),
+        (["--chance", "y=.5", "--tasks", "x"], "'y' is not among --tasks"),
+        (["--chance", "x=.5", "--tasks", "x", "--method", "paper"], "--method paper uses none"),
+        (["--draws", "d.csv"], "must end in .nc"),
+        (["--draws", "d.nc", "--method", "paper"], "needs bayes or laplace"),
+    ):
+        assert cli.main([*ask, *more]) == 2
+        error = capsys.readouterr().err
+        assert said in error, error
+        assert error.count("\n") == 1
