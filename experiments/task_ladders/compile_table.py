@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from fitting.errors import InputError
 from fitting.io import write_atomically
-from ladder_jax.cli.compile import examine
+from ladder_jax.aot.examine import Request, examine
 from ladder_jax.models.sizes import OLMO2_SIZES
 
 SLICES = ("v5e:4x4", "v5e:16x16", "v6e:4x4", "v6e:16x16", "v5p:4x4x4", "v5p:8x8x8")
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _row(size: str, slice_: str, search: bool) -> dict[str, Any]:
     """A cell of the table: what `ladder compile --json` says, flat."""
-    found = examine(size, slice_, search=search)
+    found = examine(Request(size, slice_, search=search))
     return {
         "size": size,
         "topology": slice_,

@@ -10,7 +10,58 @@ from typing import Any
 from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
-from ladder_jax.cli.forecasts import chances, write_predictions
+from ladder_jax.cli.forecasts import FEATURES, METHODS, chances
+from ladder_jax.cli.parsing import AddCommand, add_chance
+
+
+def add(command: AddCommand) -> None:
+    """Adds backtest and next."""
+    sub = command(
+        "backtest", backtest,
+        "Hold out the ladder's larger sizes, forecast them by every method, compare.",
+        "ladder backtest --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
+        "'1.3B-*' \\\n    --methods laplace bootstrap --out backtest.csv",
+    )  # fmt: skip
+    sub.add_argument("--measurements", required=True, metavar="FILE")
+    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
+                          help="shell patterns of the ladder's runs, of three sizes or "
+                               "more")  # fmt: skip
+    sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
+                          help="task labels; main: the paper's eight (default)")  # fmt: skip
+    sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS,
+                          help="default: all")  # fmt: skip
+    sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
+    sub.add_argument("--feature", choices=FEATURES, help="default: the method's own")
+    sub.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
+                          help="measured runs to score once, last, from all training "
+                               "runs")  # fmt: skip
+    add_chance(sub)
+    sub.add_argument("--out", required=True, metavar="FILE", help="every forecast, .csv")
+    sub.add_argument("--figures", metavar="DIR", help="draw backtest.png here")
+    sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
+
+    sub = command(
+        "next", next_run,
+        "Advise which run to train next for the narrowest forecasts of the targets.",
+        "ladder next --measurements measurements.csv --train '190M-*' '370M-*' "
+        "--target 7B-4T --flops 1e21",
+    )  # fmt: skip
+    sub.add_argument("--measurements", required=True, metavar="FILE")
+    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
+                           help="shell patterns of run names")  # fmt: skip
+    sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
+                           help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
+    sub.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
+                           help="what new runs may cost together")  # fmt: skip
+    sub.add_argument("--candidate", dest="candidates", nargs="+", metavar="RUN",
+                           help="NAME=N_PARAMS,N_TOKENS[,FLOPS] (default: every trained size at "
+                                "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
+    sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
+                           help="task labels; main: the paper's eight (default)")  # fmt: skip
+    add_chance(sub)
+    sub.add_argument("--out", metavar="FILE", help="the table, .csv")
+    sub.add_argument("--figure", metavar="FILE", help="the picture, .png")
+    sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
 def backtest(args: argparse.Namespace) -> None:
@@ -22,30 +73,33 @@ def backtest(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from fitting.evaluation import backtest
+    from fitting.forecast import ForecastSpec
     from fitting.observations import select
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
     settings = {"inputs": args.inputs, "feature": args.feature, "chance": known}
-    methods = {name: settings | {"method": name} for name in dict.fromkeys(args.methods)}
+    methods = {
+        name: ForecastSpec(tasks=args.tasks, method=name, **settings)
+        for name in dict.fromkeys(args.methods)
+    }
     runs = select.select_runs(frame, args.train)
-    backtest.check_targets(frame, runs, args.target)
-    cells, failed = backtest.run(frame, args.train, args.tasks, methods)
+    backtest.check_targets(frame, runs, args.targets)
+    cells, failures = backtest.run(frame, args.train, methods)
     parts = [cells]
-    if args.target:  # last, so that no choice between methods has seen them
-        last, more = backtest.score(
-            frame, {backtest.TARGETS: (runs, args.target)}, args.tasks, methods
-        )
-        parts, failed = [cells, last], failed + more
-    write_predictions(pd.concat(parts, ignore_index=True), args.out)
+    if args.targets:  # last, so that no choice between methods has seen them
+        split = backtest.Split(runs, args.targets)
+        last, more = backtest.score(frame, {backtest.TARGETS: split}, methods)
+        parts, failures = [cells, last], failures + more
+    io.write_csv(pd.concat(parts, ignore_index=True), args.out)
     summary = backtest.summary(cells)
     show.columns(backtest.table_cells(summary))
     print("\nmean error by task, points")
     show.columns(backtest.task_cells(backtest.by_task(cells)))
-    if args.target:
-        print(f"\nscored once, from all training runs: {', '.join(args.target)}")
+    if args.targets:
+        print(f"\nscored once, from all training runs: {', '.join(args.targets)}")
         show.columns(backtest.table_cells(backtest.summary(parts[-1])))
-    for text in failed:
+    for text in failures:
         print(f"note: {text}")
     print(args.out)
     if args.figures:
@@ -60,23 +114,23 @@ def next_run(args: argparse.Namespace) -> None:
     show.problems(problems, args.strict)
     _keep_compiled()
     from fitting.advise import next_run as advice
+    from fitting.forecast import ForecastSpec
     from fitting.report import charts
 
-    found = advice.advise(
-        frame, args.train, args.target, args.candidate, args.flops, args.tasks,
-        chances(args.chance, args.tasks),
-    )  # fmt: skip
+    known = chances(args.chance, args.tasks)
+    spec = ForecastSpec(args.train, args.targets, args.tasks, chance=known)
+    found = advice.advise(frame, spec, args.budget, args.candidates)
     if args.out:
-        write_predictions(found.rows, args.out)
+        io.write_csv(found.rows, args.out)
     show.columns(_cells(found.rows))
     print(f"now: intervals of {100 * found.now:.2f} points on average")
     if found.chosen:
         print(
-            f"best within {args.flops:.3g} FLOPs: {', '.join(found.chosen)}, "
+            f"best within {args.budget:.3g} FLOPs: {', '.join(found.chosen)}, "
             f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} points"
         )
     else:
-        print(f"no affordable run narrows the intervals by {advice.HELPS:.0%}")
+        print(f"no affordable run narrows the intervals by {advice.WORTHWHILE:.0%}")
     if args.out:
         print(args.out)
     if args.figure:

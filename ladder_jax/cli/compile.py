@@ -3,106 +3,83 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
-import os
-from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Console
-
-from fitting.errors import InputError
 from ladder_jax.cli import show
+from ladder_jax.cli.parsing import AddCommand, positive
 
-if TYPE_CHECKING:
-    from ladder_jax.config import RunConfig
+_AXES: tuple[str, ...] = ("data", "fsdp", "tensor")
 
-# The compiler alone: no search for this machine's TPUs, no lock against other processes, no log.
-_COMPILER_ONLY = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_HOST_BOUNDS": "1,1,1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
-    "TPU_MIN_LOG_LEVEL": "3",
-}
+
+def _mesh(text: str) -> dict[str, int]:
+    """Reads `data=1,fsdp=512,tensor=1`; an axis that is not named is 1."""
+    sizes = dict.fromkeys(_AXES, 1)
+    for part in text.split(","):
+        axis, _, size = part.partition("=")
+        if axis not in sizes or not size.isdecimal() or int(size) < 1:
+            raise argparse.ArgumentTypeError(
+                f"{part!r} of {text!r} is not one of data, fsdp, tensor with a whole number, as in "
+                "data=1,fsdp=512,tensor=1"
+            )
+        sizes[axis] = int(size)
+    return sizes
+
+
+def add(command: AddCommand) -> None:
+    """Adds compile."""
+    sub = command(
+        "compile", compile_step,
+        "Compile a training step for a TPU slice that is not here: does it fit?",
+        "ladder compile --size 13B --topology v5p:8x8x8",
+    )  # fmt: skip
+    sub.add_argument("--size", required=True, help="a published size, such as 190M or 13B")
+    sub.add_argument("--topology", required=True, metavar="SLICE", help="v5e:4x4, v5p:8x8x8 ...")
+    sub.add_argument(
+        "--mesh",
+        type=_mesh,
+        metavar="data=D,fsdp=F,tensor=T",
+        help="default: the least tensor parallelism, then the fewest copies",
+    )
+    sub.add_argument(
+        "--batch-seqs",
+        type=positive,
+        metavar="N",
+        help="sequences of a step (default: as published, else the recipe's)",
+    )
+    sub.add_argument(
+        "--micro-seqs",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="sequences that a chip computes at once (default: 1, the least memory)",
+    )
+    sub.add_argument(
+        "--remat",
+        choices=("none", "dots", "full"),
+        default="full",
+        help="what the backward pass recomputes (default: full, the least memory)",
+    )
+    sub.add_argument("--attention", choices=("auto", "plain", "fused"), default="auto")
+    sub.add_argument(
+        "--search",
+        action="store_true",
+        help="find the fastest mesh, remat policy and micro-batch that fit",
+    )
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def compile_step(args: argparse.Namespace) -> None:
     """Compiles the step of a published size for a slice; prints whether and how it fits."""
+    from ladder_jax.aot.examine import Request, examine
+
     names = ("mesh", "batch_seqs", "micro_seqs", "remat", "attention", "search")
-    result = examine(args.size, args.topology, **{name: getattr(args, name) for name in names})
+    options = {name: getattr(args, name) for name in names}
+    result = examine(Request(args.size, args.topology, **options))
     if args.json:
         print(json.dumps(result, indent=2))
     else:
         _print(result)
-
-
-def examine(
-    size: str,
-    topology: str,
-    mesh: dict[str, int] | None = None,
-    batch_seqs: int | None = None,
-    micro_seqs: int = 1,
-    remat: str = "full",
-    attention: str = "auto",
-    search: bool = False,
-) -> dict[str, Any]:
-    """What `ladder compile --json` prints; arguments are those of the command.
-
-    Raises:
-        InputError: there is no such size or slice, or one does not divide over the other.
-    """
-    if search and mesh:
-        raise InputError("--search chooses the mesh: leave --mesh out")
-    os.environ.update(_COMPILER_ONLY)  # read when JAX is imported
-    from ladder_jax import aot
-    from ladder_jax.aot import search as search_
-    from ladder_jax.config import MeshConfig
-
-    slice_, run = aot.topology(topology), _run_of(size)
-    run = replace(
-        run,
-        batch_seqs=batch_seqs or run.batch_seqs,
-        model=replace(run.model, attention=attention),
-    )
-    if search:
-        meshes = aot.layouts(run, slice_.n_chips)
-        run, compiled = search_.search(
-            run, meshes, lambda tried, effort: aot.compile_step(tried, slice_, effort)
-        )
-    else:
-        chosen = MeshConfig(**mesh) if mesh else aot.layouts(run, slice_.n_chips)[0]
-        run = search_.configured(run, replace(chosen, micro_seqs=micro_seqs), remat)
-        with Console(stderr=True).status(f"compiling {size} for {topology}"):
-            compiled = aot.compile_step(run, slice_)
-    flops, closed = aot.step_flops(run), aot.closed_form_flops(run)
-    return {
-        "size": size,
-        "topology": topology,
-        "chips": slice_.n_chips,
-        "mesh": asdict(run.mesh),
-        "remat": run.model.remat,
-        "attention": run.model.attention,
-        "batch_seqs": run.batch_seqs,
-        **asdict(compiled),
-        "short_by": compiled.short_by,
-        "flops": flops,
-        "flops_closed_form": closed,
-        "flops_ratio": flops / closed,
-        "overrides": " ".join(search_.overrides(run)),
-    }
-
-
-def _run_of(size: str) -> RunConfig:
-    """A run of a published size, with its published batch or the recipe's."""
-    from ladder_jax.models.sizes import OLMO2_SIZES
-
-    if size not in OLMO2_SIZES:
-        raise InputError(f"no size {size!r}; there are {', '.join(OLMO2_SIZES)}")
-    ladder = importlib.import_module("experiments.task_ladders.config").LADDER
-    published = {target.run.size: target.run for target in ladder.targets.values()}
-    return published.get(size) or replace(ladder, sizes=OLMO2_SIZES).run(size, 1)
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from fitting import table
 from fitting.errors import InputError
 from ladder_jax.cli import show
+from ladder_jax.cli.parsing import AddCommand, positive, processes
 
 _SHOWN = ("bpb", "acc_per_char", "acc", "acc_uncond", "choice_prob")
 
@@ -22,6 +23,49 @@ class _Weights(NamedTuple):
     fingerprint: str
     store: Path
     cells: dict[str, Any]
+
+
+def add(command: AddCommand) -> None:
+    """Adds eval."""
+    sub = command(
+        "eval", evaluate,
+        "Score tasks by log-likelihood: a model of Hugging Face, or checkpoints of a run.",
+        "ladder eval --hf allenai/OLMo-2-0425-1B --tasks main --tokenizer dolma2 --out evals.csv",
+    )  # fmt: skip
+    model = sub.add_mutually_exclusive_group(required=True)
+    model.add_argument("--hf", metavar="DIR_OR_NAME",
+                       help="an OLMo 2 model: a directory, or org/model[@revision]")  # fmt: skip
+    model.add_argument("--checkpoint", metavar="RUN", help="a run's directory")
+    sub.add_argument("--tasks", required=True, nargs="+", metavar="LABEL",
+                     help="public labels, main (the paper's eight), or .jsonl files of your "
+                          "own")  # fmt: skip
+    sub.add_argument("--steps", default="last", metavar="STEPS",
+                     help="of a run: last (default), all, or numbers such as "
+                          "100,200")  # fmt: skip
+    sub.add_argument("--tokenizer", metavar="NAME",
+                     help="dolma2, or a tokenizer.json (default: its own)")  # fmt: skip
+    sub.add_argument("--limit", type=positive, metavar="N",
+                     help="the first N documents of each task")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="FILE", help="measurements, .csv")
+    sub.add_argument("--store", metavar="FILE",
+                     help="scores of each choice, .parquet (default: OUT.scores.parquet, or "
+                          "the run's evals/); what it holds is not scored again")  # fmt: skip
+    sub.add_argument("--dtype", choices=["float32", "bfloat16"],
+                     help="default: float32 on CPU, bfloat16 elsewhere")  # fmt: skip
+    sub.add_argument("--window", type=positive, metavar="N",
+                     help="tokens of context (default: the model's)")  # fmt: skip
+    sub.add_argument("--no-unconditional", dest="unconditional", action="store_false",
+                     help="leave out acc_uncond, which takes scores of its own")  # fmt: skip
+    sub.add_argument("--overlap", metavar="PATH",
+                     help="report which documents stand in this training text")  # fmt: skip
+    sub.add_argument("--name", help="of the run in OUT (default: the model's)")
+    sub.add_argument("--n-tokens", type=float, metavar="D",
+                     help="tokens that an --hf model was trained on, for OUT")  # fmt: skip
+    sub.add_argument("--fsdp", type=positive, default=1, metavar="N",
+                     help="devices that split each parameter")  # fmt: skip
+    sub.add_argument("--tensor", type=positive, default=1, metavar="N",
+                     help="devices that split each layer's heads")  # fmt: skip
+    processes(sub)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -37,31 +81,34 @@ def evaluate(args: argparse.Namespace) -> None:
     from ladder_jax import hf, parallel
     from ladder_jax.config import MeshConfig
     from ladder_jax.runtime import distributed, preemption
+    from ladder_jax.training import restore
 
     distributed.initialize(args.coordinator, args.process_count, args.process_id)
     mesh = parallel.make_mesh(MeshConfig(fsdp=args.fsdp, tensor=args.tensor))
     with preemption.watch(), show.by_the_first_process(), parallel.use_mesh(mesh):
         if args.hf:
             directory = hf.locate(args.hf)
-            model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
-            every = _of_hf(args, directory, model, mesh)
+            model, tokenizer = hf.read_config(directory), hf.tokenizer_file(directory)
+            weights = _hf_weights(args, directory, model, mesh)
         else:
-            run, steps = _run(args), _steps(args)
-            beside, text = _run_tokenizer(args, run)
-            model, every = run.model, _of_run(args, run, mesh, steps, text)
+            run = restore.read_config(Path(args.checkpoint))
+            steps = _steps(args)
+            own = restore.run_tokenizer(run, Path(args.checkpoint)) if not args.tokenizer else None
+            tokenizer = own and own.file
+            model, weights = run.model, _run_weights(args, run, mesh, steps, own)
         model = replace(model, dtype=_dtype(args))
-        asked = _asked(args, model, beside)
+        prepared = _prepare(args, model, tokenizer)
         if args.overlap:
-            _report_overlap([questions.tasks[0] for questions in asked], args.overlap)
-        frames = [_score(model, weights, asked) for weights in every]
+            _report_overlap([part.tasks[0] for part in prepared], args.overlap)
+        frames = [_score(model, each, prepared) for each in weights]
     if not parallel.is_primary():
         return
     table.write(pd.concat(frames, ignore_index=True), args.out)
-    print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(asked)} tasks")
+    print(f"{args.out}: {sum(map(len, frames)):,} measurements of {len(prepared)} tasks")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Complains of what cannot be meant, before anything is read."""
+    """Checks flags that contradict each other, before anything is read."""
     if Path(args.out).suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {args.out}: name a .csv or .parquet file")
     if args.store and (Path(args.store).suffix != ".parquet" or Path(args.store).is_dir()):
@@ -73,21 +120,21 @@ def _check_flags(args: argparse.Namespace) -> None:
     if args.n_tokens is None:
         return
     if args.checkpoint:
-        raise InputError("--n-tokens: is of --hf; a run's config tells its own: leave it out")
+        raise InputError("--n-tokens: is of --hf; a run's config has its own: leave it out")
     if not 1 <= args.n_tokens <= table.MAX_INTEGER:
         raise InputError(f"--n-tokens {args.n_tokens:g}: give how many tokens, such as 4e12")
 
 
-def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[Any]:
+def _prepare(args: argparse.Namespace, model: Any, own_tokenizer: Path | None) -> list[Any]:
     """The tasks, tokenised and packed."""
+    from fitting.observations.preparation import MAIN_TASKS
     from tqdm import tqdm
 
-    from fitting.observations.select import MAIN_TASKS
     from ladder_jax.data.tokenizer import check_vocabulary, find_tokenizer
     from ladder_jax.eval import scoring
     from ladder_jax.tasks import olmes
 
-    name = args.tokenizer or beside
+    name = args.tokenizer or own_tokenizer
     if name is None:
         where = args.hf or args.checkpoint
         raise InputError(f"{where}: no tokenizer.json beside the weights: give --tokenizer")
@@ -101,15 +148,15 @@ def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[An
     if len({task.name for task in tasks}) < len(tasks):
         raise InputError("--tasks: two of the tasks have one name: rename a file")
     bar = tqdm(tasks, desc="tokenising", unit="task", leave=False, disable=None)
-    made = [scoring.prepare([t], tokenizer, window, args.unconditional) for t in bar]
-    for questions in made:
-        if questions.requests.n_truncated:
+    prepared = [scoring.prepare([t], tokenizer, window, args.unconditional) for t in bar]
+    for part in prepared:
+        if part.requests.n_truncated:
             print(
-                f"note: {questions.tasks[0].name}: {questions.requests.n_truncated} of "
-                f"{len(questions.tasks[0].documents)} documents exceed the window of {window} "
+                f"note: {part.tasks[0].name}: {part.requests.n_truncated} of "
+                f"{len(part.tasks[0].documents)} documents exceed the window of {window} "
                 "tokens: their contexts lose tokens from the left"
             )
-    return made
+    return prepared
 
 
 def _report_overlap(tasks: Sequence[Any], path: str) -> None:
@@ -134,18 +181,18 @@ def _report_overlap(tasks: Sequence[Any], path: str) -> None:
     show.columns(rows)
 
 
-def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
-    """Scores, prints, and returns the measurements of what was asked for."""
+def _score(model: Any, weights: _Weights, prepared: Sequence[Any]) -> Any:
+    """Scores one set of weights, prints its values, and returns its measurements."""
     from ladder_jax import parallel
     from ladder_jax.eval import scoring
     from ladder_jax.measurements import own_runs
 
-    names = [questions.tasks[0].name for questions in asked]
+    names = [part.tasks[0].name for part in prepared]
     held = scoring.score_into(
         weights.store,
         model,
         weights.params,
-        asked,
+        prepared,
         weights.fingerprint,
         weights.cells,
         progress=parallel.is_primary(),
@@ -153,12 +200,12 @@ def _score(model: Any, weights: _Weights, asked: Sequence[Any]) -> Any:
     scores = held[held["task"].isin(names)]
     scores.attrs = dict(held.attrs)
     frame = own_runs.of_store(scores, weights.store)
-    _print(frame, scores, {q.tasks[0].name: q.tasks[0].chance for q in asked}, weights)
+    _print(frame, scores, {p.tasks[0].name: p.tasks[0].chance for p in prepared}, weights)
     return frame
 
 
 def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights) -> None:
-    """The table of values with standard errors, and what is odd about them."""
+    """Prints the table of values with standard errors, and warnings about them."""
     from ladder_jax.eval import metrics, sanity_checks
     from ladder_jax.tasks import olmes
 
@@ -182,19 +229,21 @@ def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights)
         rows.append([label, f"{n[label]:,}", share, *cells])
     show.columns(rows)
     for label in labels:
-        odd = "acc" in values[label] and sanity_checks.at_chance(
+        warning = "acc" in values[label] and sanity_checks.at_chance(
             label, values[label], guess[label]["chance"], int(n[label])
         )
-        if odd:
-            print(f"warning: {label}: {odd}")
+        if warning:
+            print(f"warning: {label}: {warning}")
 
 
-def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> Iterator[_Weights]:
+def _hf_weights(
+    args: argparse.Namespace, directory: Path, model: Any, mesh: Any
+) -> Iterator[_Weights]:
     from ladder_jax import hf, parallel
     from ladder_jax.measurements import own_runs
-    from ladder_jax.models import decoder
+    from ladder_jax.models.registry import architecture
 
-    shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
+    shardings = parallel.parameter_shardings(mesh, architecture(model).logical_axes(model))
     params = hf.read_params(directory, model, _dtype(args), shardings)
     store = Path(args.store or Path(args.out).with_suffix(".scores.parquet"))
     n_tokens = None if args.n_tokens is None else round(args.n_tokens)
@@ -203,78 +252,41 @@ def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> 
     yield _Weights(params, hf.fingerprint(directory), store, cells)
 
 
-def _run(args: argparse.Namespace) -> Any:
-    from ladder_jax.config import RunConfig
-    from ladder_jax.config_text import load_json
-
-    return load_json(RunConfig, Path(args.checkpoint) / "config.json")
-
-
-def _run_tokenizer(args: argparse.Namespace, run: Any) -> tuple[Path | None, str | None]:
-    """An imported run's own, or the one its text was packed with and that text's fingerprint."""
-    from ladder_jax import hf
-    from ladder_jax.cli import models
-    from ladder_jax.data.pipeline import prepare
-    from ladder_jax.runtime.paths import cache_dir
-
-    directory = Path(args.checkpoint)
-    if args.tokenizer:
-        return None, None
-    if (directory / models._SOURCE_FILE).is_file():  # its config tells of no text
-        return hf.tokenizer_file(directory), None
-    packed = prepare(run.data, run.model.seq_len, cache_dir())
-    return hf.tokenizer_file(packed.directory), packed.info.fingerprint
-
-
-def _of_run(
-    args: argparse.Namespace, run: Any, mesh: Any, steps: Sequence[int], text: str | None
+def _run_weights(
+    args: argparse.Namespace, run: Any, mesh: Any, steps: list[int], tokenizer: Any
 ) -> Iterator[_Weights]:
-    """Weights of a run's steps; `text` is what it must have been trained on, if that matters."""
+    """Weights of a run's steps; `tokenizer` is the run's own, None where --tokenizer names one."""
     import jax
 
     from ladder_jax.measurements import own_runs
-    from ladder_jax.training import checkpoint, run_directory
-    from ladder_jax.training.initialize import abstract_state
+    from ladder_jax.training import checkpoint, restore, run_directory
 
     directory = Path(args.checkpoint)
-    checkpoints = checkpoint.Checkpoints(directory / "checkpoints")
-    try:
-        for step in steps:
-            state, meta = checkpoints.restore(abstract_state(run, mesh), step)
-            if text not in (None, meta["data"]["fingerprint"]):
-                raise InputError(
-                    f"{directory}: data.source gives other text now than this run was trained on, "
-                    "so its tokenizer is lost: put the text back, or give --tokenizer"
-                )
-            fingerprint = checkpoint.digest(state.params)
-            params = jax.tree.map(lambda x: x.astype(_dtype(args)), state.params)
-            store = Path(args.store or run_directory.added_scores_path(directory, step))
-            cells = own_runs.run_cells(run, directory, step)
-            yield _Weights(params, fingerprint, store, cells | {"run": args.name or run.name})
-    finally:
-        checkpoints.close()
+    for found in restore.restore(run, directory, steps, mesh):
+        if tokenizer is not None:
+            restore.check_text(directory, found, tokenizer)
+        fingerprint = checkpoint.digest(found.params)
+        params = jax.tree.map(lambda x: x.astype(_dtype(args)), found.params)
+        store = Path(args.store or run_directory.added_scores_path(directory, found.step))
+        cells = own_runs.run_cells(run, directory, found.step)
+        yield _Weights(params, fingerprint, store, cells | {"run": args.name or run.name})
 
 
 def _steps(args: argparse.Namespace) -> list[int]:
-    """The steps asked for, none twice."""
-    from ladder_jax.training.checkpoint import Checkpoints
+    """The steps that --steps names, none twice."""
+    from ladder_jax.training import restore
 
-    directory, asked = Path(args.checkpoint), args.steps
-    saved = directory / "checkpoints"
-    checkpoints = Checkpoints(saved) if saved.is_dir() else None
-    there = checkpoints.steps() if checkpoints else []
-    if checkpoints:
-        checkpoints.close()
-    if not there:
-        raise InputError(f"{directory}: holds no checkpoint: train the run first")
+    directory = Path(args.checkpoint)
+    known = restore.saved_steps(directory)
     try:
-        named = {"all": there, "last": there[-1:]}
-        steps = named.get(asked) or list(dict.fromkeys(int(text) for text in asked.split(",")))
+        named = {"all": known, "last": known[-1:]}
+        steps = named.get(args.steps) or [int(text) for text in args.steps.split(",")]
     except ValueError:
-        raise InputError(f"--steps {asked}: give all, last, or numbers such as 100,200") from None
-    lost = sorted(set(steps) - set(there))
-    if lost:
-        raise InputError(f"{directory}: no checkpoint of step {lost[0]}; there are {there}")
+        raise InputError(
+            f"--steps {args.steps}: give all, last, or numbers such as 100,200"
+        ) from None
+    steps = list(dict.fromkeys(steps))
+    restore.check_steps(directory, steps)
     if args.store and len(steps) > 1:
         raise InputError(f"--store: holds one step; those of {directory} are kept in its evals")
     return steps

@@ -10,6 +10,70 @@ from typing import Any
 from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
+from ladder_jax.cli.parsing import AddCommand, add_chance
+
+METHODS = ("bayes", "laplace", "bootstrap", "least-squares", "paper")
+FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
+
+
+def add(command: AddCommand) -> None:
+    """Adds predict and score."""
+    sub = command(
+        "predict", predict, "Fit the training runs and forecast the targets.",
+        "ladder predict --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
+        "'1.3B-*' \\\n    --target 7B-4T 13B-5T --out predictions.csv",
+    )  # fmt: skip
+    sub.add_argument("--measurements", required=True, metavar="FILE")
+    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
+                         help="shell patterns of run names")  # fmt: skip
+    sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
+                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a run to "
+                              "come")  # fmt: skip
+    sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
+                         help="task labels; main: the paper's eight (default)")  # fmt: skip
+    sub.add_argument("--method", default="bayes", choices=METHODS,
+                         help="bayes (default): tasks pooled, sampled; laplace: the same, quick "
+                              "and rougher; paper: as published")  # fmt: skip
+    sub.add_argument("--feature", choices=FEATURES, 
+                         help="of two steps (default bpb; bayes and laplace: mixed with lm_loss "
+                              "where every run has it)")  # fmt: skip
+    sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
+    sub.add_argument("--steps", default="two", choices=["two", "one"])
+    sub.add_argument("--level", dest="levels", nargs="+", type=float, action="extend",
+                         metavar="P",
+                         help="levels of the predictive intervals (default 0.95)")  # fmt: skip
+    add_chance(sub)
+    sub.add_argument(
+        "--new-items",
+        action="store_true",
+        help="forecast accuracy on test items drawn afresh (bayes, laplace)",
+    )
+    sub.add_argument(
+        "--figures", metavar="DIR", help="draw both steps, all intervals and distributions here"
+    )
+    sub.add_argument("--draws", metavar="FILE.nc",
+                         help="posterior draws as netCDF (bayes, laplace)")  # fmt: skip
+    sub.add_argument("--fits", metavar="FILE",
+                         help="parameters, bounds and conditioning of every fit")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
+    sub.add_argument("--lock", action="store_true",
+                         help="lock the forecast: predictions.lock beside --out, for `ladder "
+                              "score`")  # fmt: skip
+    sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
+
+    sub = command(
+        "score", score, "Hold a locked forecast against what was measured afterwards.",
+        "ladder score --predictions predictions.csv --measurements later.csv --out scored.csv",
+    )  # fmt: skip
+    sub.add_argument("--predictions", required=True, metavar="FILE",
+                       help="of `ladder predict --lock` or `ladder run`")  # fmt: skip
+    sub.add_argument("--measurements", required=True, metavar="FILE",
+                       help="a table that has the targets")  # fmt: skip
+    sub.add_argument("--lock", metavar="FILE",
+                       help="default: the name of the predictions, ending in .lock")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="FILE",
+                       help="the predictions beside what was measured, .csv")  # fmt: skip
+    sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -32,7 +96,7 @@ def predict(args: argparse.Namespace) -> None:
     from ladder_jax.runtime.paths import cache_dir
 
     compilation.keep(cache_dir())
-    from fitting.forecast import diagnose, predict
+    from fitting.forecast import ForecastSpec, diagnose, predict
     from fitting.posterior import archive
     from fitting.report import charts
 
@@ -41,21 +105,22 @@ def predict(args: argparse.Namespace) -> None:
         "feature": args.feature,
         "inputs": args.inputs,
         "steps": args.steps,
-        "levels": args.level or [0.95],
+        "levels": args.levels or [0.95],
         "chance": known,
         "new_items": args.new_items,
     }
-    forecasts = predict.forecast(frame, args.train, args.target, args.tasks, **settings)
+    spec = ForecastSpec(args.train, args.targets, args.tasks, **settings)
+    forecasts = predict.forecast(frame, spec)
     predictions = predict.to_frame(forecasts)
     if args.lock:
         _lock(forecasts, predictions, frame, args.train, settings, Path(args.out), held)
     else:
-        write_predictions(predictions, args.out)
+        io.write_csv(predictions, args.out)
     show.predictions(predictions)
     show.notes(diagnose.warnings(forecasts), len(forecasts))
     print(args.out)
     if args.fits:
-        write_predictions(diagnose.fits(forecasts), args.fits)
+        io.write_csv(diagnose.fits(forecasts), args.fits)
         print(args.fits)
     if args.draws:
         archive.write(forecasts[0].posteriors, [f.task for f in forecasts], args.draws)
@@ -103,7 +168,7 @@ def _lock(
     known = predictions.dropna(subset=["actual", "actual_loss"], how="all")["target"].unique()
     if len(known) and not path.is_file():
         print(f"note: locked after it was measured, so it tests nothing: {', '.join(known)}")
-    write_predictions(predictions, out)
+    io.write_csv(predictions, out)
     lock.hold(made, path)
     print(f"{path}: {made['sha256'][:12]}")
 
@@ -126,7 +191,7 @@ def score(args: argparse.Namespace) -> None:
     frame, problems = table.read(args.measurements)
     show.problems(problems, args.strict)
     scored, notes = score.compare(predictions, frame, made["config"])
-    write_predictions(scored, args.out)
+    io.write_csv(scored, args.out)
     print(f"{held}: {made['sha256'][:12]}, which {args.predictions} matches")
     show.predictions(scored)
     show.notes(notes, scored["task"].nunique())
@@ -147,8 +212,3 @@ def _check_outputs(inputs: Mapping[str, str | Path], outputs: Mapping[str, str |
         if path in taken:
             raise InputError(f"{flag} is {taken[path]}: name another file")
         taken[path] = flag
-
-
-def write_predictions(predictions: Any, path: str | Path) -> None:
-    """Writes a table of forecasts as CSV, whole or not at all; floats keep every digit."""
-    io.write_atomically(path, lambda p: predictions.to_csv(p, index=False, lineterminator="\n"))

@@ -1,30 +1,118 @@
-"""Ladders and their runs: plan, run, status, train."""
+"""Ladders and their runs: init, plan, run, status, train."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from fitting import table
 from fitting.errors import InputError
 from ladder_jax.cli import show
-from ladder_jax.cli.forecasts import write_predictions
+from ladder_jax.cli.parsing import AddCommand, positive, processes
 
-_RUN_LEVELS = [0.95]  # of the intervals of `ladder run`
+_EXPERIMENT = "a shipped experiment, such as quickstart, or a .py file"
+
+
+def add(command: AddCommand) -> None:
+    """Adds init, plan, run, status, train."""
+    sub = command(
+        "init", init, "Write a commented experiment file for your own text, and print its plan.",
+        "ladder init mine.py --text my_text",
+    )  # fmt: skip
+    sub.add_argument("file", metavar="FILE.py", help="the file to write")
+    sub.add_argument("--text", required=True, metavar="DIR",
+                     help="a directory or file of .txt, .md or .jsonl")  # fmt: skip
+
+    sub = command("plan", plan, "Print a ladder and its cost.", "ladder plan task_ladders --json")
+    sub.add_argument("experiment", help=_EXPERIMENT)
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    _add_run(command)
+
+    sub = command(
+        "status", status, "Show how far the runs of an experiment are.", "ladder status quickstart"
+    )
+    sub.add_argument("directory", metavar="DIR", help="what ladder run took as --out")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = command(
+        "train", train, "Train one run, from wherever it stopped; --key value overrides its "
+        "config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
+    )  # fmt: skip
+    sub.add_argument("config", metavar="RUN",
+                     help="EXPERIMENT/RUN, as quickstart/66K-1xC or mine.py/66K-1xC, or a "
+                          "config.json")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="DIR")
+    processes(sub)
+    sub.add_argument("--no-score", action="store_true", help="train only, without scoring")
+
+
+def _add_run(command: AddCommand) -> None:
+    sub = command(
+        "run", run, "From text to a forecast: train a ladder, forecast its targets, compare. "
+        "Ray and Slurm need DIR on a disk that all nodes share. --data.KEY and --mesh.KEY "
+        "override the config of all runs.",
+        "ladder run quickstart --out quickstart\n"
+        "  ladder run ./mine.py --out mine\n"
+        "  ladder run task_ladders --out /shared/ladder --executor ray --resources tpu=v5p-128\n"
+        "  ladder run task_ladders --out /shared/ladder --executor slurm \\\n"
+        "    --slurm partition=gpu gpus_per_node=8 cpus_per_task=32 time=2880 1.3B:nodes=2",
+    )  # fmt: skip
+    sub.add_argument("experiment", help=_EXPERIMENT)
+    sub.add_argument("--out", required=True, metavar="DIR")
+    sub.add_argument("--no-targets", action="store_true",
+                     help="train and measure the ladder alone")  # fmt: skip
+    sub.add_argument("--executor", choices=("local", "ray", "slurm"), default="local",
+                     help="processes of this machine, tasks of a Ray cluster, a Slurm job array "
+                     "(extra: launch)")  # fmt: skip
+    sub.add_argument("--workers", type=positive, metavar="N",
+                     help="local: processes (default: one a core, or one on an "
+                     "accelerator)")  # fmt: skip
+    sub.add_argument("--address", default="auto", metavar="HOST:PORT",
+                     help="ray: the cluster (default: the one that this machine is a node "
+                     "of)")  # fmt: skip
+    sub.add_argument("--resources", nargs="+", default=[], metavar="[SIZE:]KEY=VALUE",
+                     help="ray: what a run takes: cpu, gpu, memory (bytes), tpu (a slice, as "
+                     "v5p-128), or a resource of the cluster's own (default: cpu=1)")  # fmt: skip
+    sub.add_argument("--slurm", nargs="+", default=[], metavar="[SIZE:]KEY=VALUE",
+                     help="slurm: parameters of sbatch as submitit names them: partition, account, "
+                     "nodes, gpus_per_node, time in minutes (default: a day), ...")  # fmt: skip
+
+
+def init(args: argparse.Namespace) -> None:
+    """Writes an experiment file for a user's text, and prints its plan."""
+    from ladder_jax import experiment, template
+
+    written = template.write(args.file, args.text)
+    print(
+        f"{args.file}: for {written.n_documents:,} documents of {args.text} with "
+        f"{written.n_tokens:,} training tokens; tasks from the held-out text: "
+        f"{', '.join(written.tasks) or 'none, it is too short'}"
+    )
+    if written.epochs > 1:
+        print(f"note: the target reads the text {written.epochs:.1f} times: give more text")
+    _print_plan(experiment.load(args.file))
+    name = Path(args.file).stem
+    print(f"next: ladder run {args.file} --out {name}")
 
 
 def plan(args: argparse.Namespace) -> None:
     """Prints a ladder and its cost."""
+    from ladder_jax import experiment, ladder
+
+    loaded = experiment.load(args.experiment)
+    if args.json:
+        print(json.dumps(ladder.plan(loaded.ladder), indent=2))
+    else:
+        _print_plan(loaded)
+
+
+def _print_plan(loaded: Any) -> None:
     from ladder_jax import ladder
 
-    result = ladder.plan(_experiment(args.experiment).LADDER)
-    if args.json:
-        print(json.dumps(result, indent=2))
-        return
+    result = ladder.plan(loaded.ladder)
     columns = ("run", "n_params", "n_tokens", "steps", "batch_seqs", "lr_peak", "warmup_steps",
                "flops")  # fmt: skip
     rows = [[show.cell(row[c]) for c in columns] for row in result["runs"] + result["targets"]]
@@ -34,195 +122,56 @@ def plan(args: argparse.Namespace) -> None:
         print(f"the ladder costs {share:.2%} of {name} ({result['cost']['convention']})")
 
 
-def _runs(experiment: str) -> list[Any]:
-    ladder = _experiment(experiment).LADDER
-    return [*ladder.runs(), *(target.run for target in ladder.targets.values())]
-
-
 def run(args: argparse.Namespace) -> None:
     """Trains a ladder, locks the forecast of its targets, scores them, compares."""
-    from ladder_jax import launch
+    from ladder_jax.study import Study
 
-    if not args.out:
-        raise InputError("--out must name a directory")
-    experiment, out = _experiment(args.experiment), Path(args.out)
-    ladder = experiment.LADDER
-    grid = _overridden(ladder.runs(), args.overrides)
-    targets = _overridden([target.run for target in ladder.targets.values()], args.overrides)
-    executor = _executor(args, out, {run.size for run in [*grid, *targets]})
-    if targets:
-        _check_blind(experiment, targets, out)
-    runs = grid if args.no_targets else [*grid, *targets]
-    _check_data(runs, out)
-    with executor, launch.held(out):
-        manifest = launch.claim_manifest(args.experiment, [*grid, *targets], out)
-        launch.execute(runs, out, executor, withheld={run.name for run in targets})
-        frame = _measure_runs(runs, out)
-        if not targets or args.no_targets:
+    study = Study(args.experiment, args.out, args.overrides)
+    study.executor = _executor(args, study)
+    targets = bool(study.targets) and not args.no_targets
+    study.check(targets)
+    with study:
+        study.train(targets)
+        _print_measured(study)
+        if not targets:
             return
-        forecasts, controls, lock = _forecast_targets(experiment, frame, manifest, out)
-        print(f"{out / 'predictions.lock'}: the forecast is written; now the target is scored")
-        launch.execute(targets, out, executor)
-        frame = _measure_runs(runs, out)
-        _report_targets(experiment, forecasts, controls, frame, lock, out)
+        study.forecast()
+        print(f"{study.out / 'predictions.lock'}: the forecast is locked; now the target is scored")
+        study.score_targets()
+        report = study.report()
+        _print_measured(study)
+    show.predictions(report.predictions)
+    show.notes(report.notes, report.n_tasks)
+    print(report.page)
 
 
-def _overridden(runs: list[Any], overrides: list[str]) -> list[Any]:
-    """Runs under what the command line says of data and machines; the rest is the experiment's."""
-    from ladder_jax import config, config_text
-
-    allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
-    for text in overrides:
-        if text.startswith("--") and not text.startswith(allowed):
-            raise InputError(
-                f"{text}: ladder run changes --data.*, --mesh.* and how models are computed alone; "
-                "the rest is the experiment's config"
-            )
-    return [config_text.override(run, overrides) for run in runs]
+def _print_measured(study: Any) -> None:
+    frame = study.measure()
+    n_runs = frame["run"].nunique()
+    print(f"{study.out / 'measurements.csv'}: {len(frame):,} measurements of {n_runs} runs")
 
 
-def _executor(args: argparse.Namespace, out: Path, sizes: set[str]) -> Any:
-    """What the flags ask for; flags of another executor are not passed over."""
+def _executor(args: argparse.Namespace, study: Any) -> Any:
+    """The executor that the flags ask for; flags of another executor are an error."""
     from ladder_jax import launch
     from ladder_jax.runtime.paths import cache_dir
 
     given = {"local": args.workers, "ray": args.resources, "slurm": args.slurm}
     for kind, value in given.items():
         if value and kind != args.executor:
-            raise InputError(f"--executor {args.executor} takes no flags of {kind}: remove them")
+            raise InputError(f"`executor` {args.executor} takes no flags of {kind}: remove them")
+    sizes = {run.size for run in [*study.grid, *study.targets]}
     if args.executor == "ray":
         from ladder_jax.launch.on_ray import Ray
 
-        wanted = launch.Demands.parse(args.resources, "--resources", sizes)
-        return Ray(out, args.address, wanted)
+        return Ray(
+            study.out, args.address, launch.Demands.parse(args.resources, "resources", sizes)
+        )
     if args.executor == "slurm":
         from ladder_jax.launch.on_slurm import Slurm
 
-        return Slurm(out, launch.Demands.parse(args.slurm, "--slurm", sizes))
+        return Slurm(study.out, launch.Demands.parse(args.slurm, "slurm", sizes))
     return launch.Local(args.workers or launch.default_workers(), cache_dir())
-
-
-def _check_data(runs: list[Any], out: Path) -> None:
-    """Prepares the text that is still needed, or complains, before anything is written."""
-    from ladder_jax import launch
-    from ladder_jax.data.pipeline import prepare
-    from ladder_jax.runtime.paths import cache_dir
-    from ladder_jax.training import run_directory
-
-    todo = [run for run in runs if not run_directory.is_done(run, launch.run_directory(out, run))]
-    for data, seq_len in dict.fromkeys((run.data, run.model.seq_len) for run in todo):
-        prepare(data, seq_len, cache_dir())
-
-
-def _check_blind(experiment: Any, targets: list[Any], out: Path) -> None:
-    """Complains before any work of what would spoil the forecast."""
-    from ladder_jax import launch
-
-    if not hasattr(experiment, "FORECAST"):
-        raise InputError("the experiment's config has targets and no FORECAST: add one, {} will do")
-    for run in targets:
-        scored = any((launch.run_directory(out, run) / "evals").glob("*"))
-        if scored and not (out / "predictions.lock").is_file():
-            raise InputError(
-                f"{out}: {run.name} was scored before its forecast was locked: it would test "
-                "nothing; use another --out"
-            )
-
-
-def _measure_runs(runs: list[Any], out: Path) -> Any:
-    from ladder_jax import launch
-    from ladder_jax.measurements import own_runs
-
-    frame = own_runs.of_runs(sorted(launch.run_directory(out, run) for run in runs), out)
-    table.write(frame, out / "measurements.csv")
-    print(
-        f"{out / 'measurements.csv'}: {len(frame):,} measurements of {frame['run'].nunique()} runs"
-    )
-    return frame
-
-
-def _forecast_targets(
-    experiment: Any, frame: Any, manifest: dict[str, Any], out: Path
-) -> tuple[list[Any], list[Any], dict[str, Any]]:
-    """Forecasts, controls and lock, from the grid's measurements alone; files what is forecast."""
-    import ladder_jax
-    from fitting.evaluation import lock
-    from fitting.forecast import diagnose, predict
-    from fitting.observations.select import Target
-    from ladder_jax.models import counts
-
-    ladder, settings = experiment.LADDER, {"levels": _RUN_LEVELS} | experiment.FORECAST
-    grid = [run.name for run in ladder.runs()]
-    targets = [
-        Target(
-            target.run.name,
-            counts.n_params(target.run.model),
-            target.n_tokens,
-            counts.flops_per_token(target.run.model) * target.n_tokens,
-        )
-        for target in ladder.targets.values()
-    ]
-    fitted = frame[frame["run"].isin(grid)]
-    own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
-    tasks = ["heldout", *own]
-    every = predict.forecast(fitted, grid, targets, tasks, **settings)
-    controls = [forecast for forecast in every if diagnose.is_control(forecast)]
-    forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]
-    predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
-    config = manifest | lock.config_of(forecasts, grid, settings)
-    made = lock.make(predictions, fitted, config, ladder_jax.__version__)
-    if not path.is_file():
-        write_predictions(predictions, out / "predictions.csv")
-    lock.hold(made, path)
-    return forecasts, controls, made
-
-
-def _report_targets(
-    experiment: Any,
-    forecasts: list[Any],
-    controls: list[Any],
-    frame: Any,
-    lock: dict[str, Any],
-    out: Path,
-) -> None:
-    """Holds the forecasts against the measured targets: predictions.csv and the report."""
-    from fitting.forecast import diagnose, predict
-    from fitting.report import report
-    from ladder_jax.runtime import versions
-
-    forecasts = [predict.compare(forecast, frame) for forecast in forecasts]
-    predictions = predict.to_frame(forecasts)
-    write_predictions(predictions, out / "predictions.csv")
-    show.predictions(predictions)
-    show.notes(diagnose.warnings(forecasts), len(forecasts))
-    provenance = {
-        "forecast, SHA-256": lock["sha256"],
-        "measurements fitted, SHA-256": lock["data_sha256"],
-        "config, SHA-256": lock["config_sha256"],
-    } | versions.environment()
-    targets = ", ".join(dict.fromkeys(predictions["target"]))
-    controls = [predict.compare(control, frame) for control in controls]
-    scored = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
-    tested, failed = _held_out(experiment, frame, scored)
-    show.notes({f"backtest, {text}": ["the report"] for text in failed}, 0)
-    print(report.write(
-        out / "report", f"Forecast of {targets}", forecasts, controls, frame, provenance, tested
-    ))  # fmt: skip
-
-
-def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> tuple[Any, list[str]]:
-    """Cells of a backtest of every method inside the grid, if there can be one, and complaints."""
-    from fitting.evaluation import backtest
-
-    grid = [run.name for run in experiment.LADDER.runs()]
-    if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES or not tasks:
-        return None, []
-    own = {k: v for k, v in experiment.FORECAST.items() if k not in ("new_items", "levels")}
-    methods = {name: own | {"method": name} for name in backtest.COMPARED}
-    try:
-        return backtest.run(frame, grid, tasks, methods)
-    except InputError as e:  # the forecast stands without it
-        return None, [str(e)]
 
 
 def status(args: argparse.Namespace) -> None:
@@ -230,47 +179,35 @@ def status(args: argparse.Namespace) -> None:
     from ladder_jax import launch
 
     out = Path(args.directory)
-    experiment, runs = launch.read_manifest(out)
+    name, runs = launch.read_manifest(out)
     if args.json:
         rows = [launch.progress(run, launch.run_directory(out, run)) for run in runs]
-        print(json.dumps({"experiment": experiment, "runs": rows}, indent=2))
+        print(json.dumps({"experiment": name, "runs": rows}, indent=2))
     else:
         launch.console().print(launch.status_table(runs, out))
 
 
 def train(args: argparse.Namespace) -> None:
     """Trains and scores one run."""
-    from ladder_jax.config import RunConfig
-    from ladder_jax.config_text import load_json, override
+    from ladder_jax.config_text import override
     from ladder_jax.runtime import compilation, preemption
     from ladder_jax.runtime.paths import cache_dir
 
-    preemption.end_when_told()  # until training watches
+    preemption.end_when_told()  # until training takes the signal itself
     compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
-    if Path(args.config).suffix == ".json":
-        run = load_json(RunConfig, args.config)
-    else:
-        experiment, _, name = args.config.partition("/")
-        known = {run.name: run for run in _runs(experiment)}
-        if name not in known:
-            raise InputError(f"{experiment} has no run {name!r}; it has {', '.join(known)}")
-        run = known[name]
-    run = override(run, args.overrides)
+    run = override(_find_run(args.config), args.overrides)
     if not args.out:
-        raise InputError("--out is empty: name a directory")
+        raise InputError("`out` is empty: name a directory")
 
     from ladder_jax import parallel
     from ladder_jax.eval.runs import train_and_score
     from ladder_jax.runtime import distributed
-    from ladder_jax.training import loop as training
+    from ladder_jax.training import loop
 
     distributed.initialize(args.coordinator, args.process_count, args.process_id)
-    bar = sys.stderr.isatty()
-    if args.no_score:
-        training.train(run, Path(args.out), cache_dir(), progress=bar)
-    else:
-        train_and_score(run, Path(args.out), cache_dir(), progress=bar)
+    function = loop.train if args.no_score else train_and_score
+    function(run, Path(args.out), cache_dir(), progress=sys.stderr.isatty())
     if parallel.is_primary() and not args.no_score:
         print(
             f"{args.out}: {run.name} is trained and scored; "
@@ -278,11 +215,20 @@ def train(args: argparse.Namespace) -> None:
         )
 
 
-def _experiment(name: str) -> Any:
-    try:
-        return importlib.import_module(f"experiments.{name}.config")
-    except ModuleNotFoundError:
-        import experiments
+def _find_run(name: str) -> Any:
+    """The run of `EXPERIMENT/RUN`, or of a config file."""
+    from ladder_jax import experiment
+    from ladder_jax.config import RunConfig
+    from ladder_jax.config_text import load_json
 
-        found = sorted(p.parent.name for p in Path(experiments.__path__[0]).glob("*/config.py"))
-        raise InputError(f"no experiment {name!r}; there are: {', '.join(found)}") from None
+    if Path(name).suffix == ".json":
+        return load_json(RunConfig, name)
+    of, _, run_name = name.rpartition("/")
+    if not of:
+        raise InputError(f"{name}: write EXPERIMENT/RUN, as quickstart/66K-1xC, or a config.json")
+    ladder = experiment.load(of).ladder
+    runs = [*ladder.runs(), *(target.run for target in ladder.targets.values())]
+    known = {run.name: run for run in runs}
+    if run_name not in known:
+        raise InputError(f"{of} has no run {run_name!r}; it has {', '.join(known)}")
+    return known[run_name]

@@ -8,6 +8,34 @@ from fitting import table
 from fitting.errors import InputError
 from fitting.table import Problem
 from ladder_jax.cli import show
+from ladder_jax.cli.parsing import AddCommand
+
+
+def add(command: AddCommand) -> None:
+    """Adds download and measure."""
+    sub = command(
+        "download", download, "Fetch public data, checked by SHA-256.",
+        "ladder download olmo-ladder",
+    )  # fmt: skip
+    sub.add_argument("name", choices=["olmo-ladder", "olmes"],
+                     help="olmo-ladder: measurements of the public ladder; olmes: task "
+                          "requests and the dolma2 tokenizer")  # fmt: skip
+    sub.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
+
+    sub = command(
+        "measure", measure, "Turn runs into one measurement table.",
+        "ladder measure --from olmo-ladder --out measurements.csv",
+    )  # fmt: skip
+    sub.add_argument("--from", dest="source", default="runs",
+                     choices=["runs", "scores", "olmo-ladder", "lm-eval"],
+                     help="runs: of `ladder train` and `run` (default); scores: stores of "
+                          "`ladder eval`; lm-eval: results of "
+                          "lm-evaluation-harness")  # fmt: skip
+    sub.add_argument("--runs", metavar="DIR",
+                     help="the runs (olmo-ladder: default what was downloaded; lm-eval: "
+                          "results and their runs.csv)")  # fmt: skip
+    sub.add_argument("--out", required=True, metavar="FILE", help=".csv or .parquet")
+    sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
 def download(args: argparse.Namespace) -> None:
@@ -24,17 +52,17 @@ def measure(args: argparse.Namespace) -> None:
     from ladder_jax.measurements import lm_eval_results, olmo_ladder, own_runs
 
     if args.runs == "":
-        raise InputError("--runs is empty: name a directory")
+        raise InputError("`runs` is empty: name a directory")
     problems: list[Problem] = []
     if args.source == "olmo-ladder":
         frame, problems = olmo_ladder.from_olmo_ladder(args.runs or public_runs.olmo_ladder())
     elif args.runs is None:
-        wrote = {
+        writer = {
             "runs": "`ladder run` or `train`",
             "scores": "`ladder eval`",
             "lm-eval": "lm_eval --output_path",
         }
-        raise InputError(f"--runs DIR is needed: where {wrote[args.source]} wrote")
+        raise InputError(f"--runs DIR is needed: where {writer[args.source]} wrote")
     elif args.source == "lm-eval":
         frame, problems = lm_eval_results.from_lm_eval(args.runs)
     elif args.source == "scores":

@@ -43,7 +43,7 @@ def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh
     if not config.tasks:
         return Asked(packed.info.fingerprint, held, None)
     made = [name for name in config.tasks if name in BUILDERS]
-    tasks = build(made, sources.load(data).heldout, packed.tokenizer, data.seed)
+    tasks = build(made, [d.text for d in sources.load(data).heldout], packed.tokenizer, data.seed)
     public = olmes.expand(name for name in config.tasks if name not in made)
     tasks += [olmes.load(label) for label in public]
     questions = scoring.prepare(tasks, packed.tokenizer, seq_len)

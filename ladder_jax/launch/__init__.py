@@ -8,7 +8,13 @@ from ladder_jax.launch.executor import Demands, Ended, Executor
 from ladder_jax.launch.grid import execute, train_all
 from ladder_jax.launch.job import Job
 from ladder_jax.launch.local import Local, default_workers
-from ladder_jax.launch.manifest import claim_manifest, held, read_manifest, run_directory
+from ladder_jax.launch.manifest import (
+    claim_manifest,
+    held,
+    new_runs,
+    read_manifest,
+    run_directory,
+)
 from ladder_jax.launch.status import console, progress, status_table
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "default_workers",
     "execute",
     "held",
+    "new_runs",
     "progress",
     "read_manifest",
     "run_directory",

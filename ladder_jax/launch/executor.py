@@ -56,7 +56,7 @@ class Demands:
     by_size: Mapping[str, Mapping[str, str]]
 
     @classmethod
-    def parse(cls, texts: Iterable[str], flag: str, sizes: Iterable[str]) -> Demands:
+    def parse(cls, texts: Iterable[str], field: str, sizes: Iterable[str]) -> Demands:
         """Reads `KEY=VALUE` and `SIZE:KEY=VALUE`.
 
         Raises:
@@ -67,9 +67,11 @@ class Demands:
             key, equals, value = text.partition("=")
             size, _, key = key.rpartition(":")
             if not (equals and key and value):
-                raise InputError(f"{flag} {text!r}: write KEY=VALUE or SIZE:KEY=VALUE")
+                raise InputError(f"`{field}` {text!r}: write KEY=VALUE or SIZE:KEY=VALUE")
             if size and size not in known:
-                raise InputError(f"{flag} {text!r}: no size {size!r}; {', '.join(sorted(known))}")
+                raise InputError(
+                    f"`{field}` {text!r}: no size {size!r}; {', '.join(sorted(known))}"
+                )
             found.setdefault(size, {})[key] = value
         return cls(found)
 

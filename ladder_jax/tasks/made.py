@@ -18,7 +18,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax.data import documents
 from ladder_jax.tasks.task import Document, Task
 
 MAX_DOCUMENTS = 1000
@@ -30,13 +29,13 @@ _Candidates = Callable[[str, np.random.Generator], Iterator[Document]]
 
 
 def build(
-    names: Sequence[str], heldout: Sequence[documents.Document], tokenizer: Tokenizer, seed: int = 0
+    names: Sequence[str], texts: Sequence[str], tokenizer: Tokenizer, seed: int = 0
 ) -> list[Task]:
     """The named tasks, each with as many documents as the text allows, up to 1,000.
 
     Args:
         names: of `BUILDERS`.
-        heldout: documents that no model was trained on.
+        texts: held-out documents, which no model was trained on.
         tokenizer: contexts are cut from the left to 32 of its tokens.
         seed: of the choice of documents and distractors.
 
@@ -46,18 +45,18 @@ def build(
     for name in names:
         if name not in BUILDERS:
             raise InputError(f"task {name!r} is unknown: use {', '.join(BUILDERS)}")
-    return [Task(name, _collect(BUILDERS[name], heldout, tokenizer, seed)) for name in names]
+    return [Task(name, _collect(BUILDERS[name], texts, tokenizer, seed)) for name in names]
 
 
 def _collect(
-    candidates: _Candidates, heldout: Sequence[documents.Document], tokenizer: Tokenizer, seed: int
+    candidates: _Candidates, texts: Sequence[str], tokenizer: Tokenizer, seed: int
 ) -> list[Document]:
     """A random choice that the seed fixes, no text giving more than four times its share."""
     rng = np.random.default_rng(seed)
     found = []
-    share = math.ceil(4 * MAX_DOCUMENTS / max(1, len(heldout)))
-    for text in heldout:
-        words = re.sub(r"\s+", " ", text.text).strip()
+    share = math.ceil(4 * MAX_DOCUMENTS / max(1, len(texts)))
+    for text in texts:
+        words = re.sub(r"\s+", " ", text).strip()
         found += [d for d, _ in zip(candidates(words, rng), range(share), strict=False)]
     order = rng.permutation(len(found))[:MAX_DOCUMENTS]
     return [_shorten(found[i], tokenizer) for i in sorted(order)]

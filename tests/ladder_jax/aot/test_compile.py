@@ -9,10 +9,11 @@ import pytest
 
 from experiments.task_ladders import compile_table
 from fitting.errors import InputError
-from ladder_jax import aot, parallel
+from ladder_jax import parallel
+from ladder_jax.aot import compile as aot
 from ladder_jax.aot import search as search_
+from ladder_jax.aot.examine import COMPILER_ONLY
 from ladder_jax.cli import main
-from ladder_jax.cli.compile import _COMPILER_ONLY
 from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
 from ladder_jax.config_text import override
 from ladder_jax.models.sizes import OLMO2_SIZES
@@ -26,7 +27,7 @@ RUN = RunConfig(size="small", model=SMALL, batch_seqs=8, mesh=MeshConfig(1, 4, 1
 def libtpu(monkeypatch):
     """The real compiler, where the extra `tpu` is installed."""
     pytest.importorskip("libtpu")
-    for name, value in _COMPILER_ONLY.items():
+    for name, value in COMPILER_ONLY.items():
         monkeypatch.setenv(name, value)
 
 
@@ -244,14 +245,14 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
 def test_the_table_keeps_its_rows_and_compiles_what_is_missing(tmp_path, monkeypatch, capsys):
     asked = []
 
-    def examine(size, topology, search):
-        asked.append((size, topology))
+    def examine(request):
+        asked.append((request.size, request.topology))
         return {
             "mesh": {"data": 1, "fsdp": 16, "tensor": 1, "micro_seqs": 2},
             "remat": "none",
-            "fits": size == "190M",
+            "fits": request.size == "190M",
             "bytes_total": 9 * GIB,
-            "short_by": 0 if size == "190M" else 3 * GIB,
+            "short_by": 0 if request.size == "190M" else 3 * GIB,
             "collectives": {"all-gather": 3, "all-reduce": 1},
         }
 

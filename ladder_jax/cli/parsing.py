@@ -1,0 +1,56 @@
+"""What the command groups share: the parser, and kinds of values."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import NoReturn, Protocol
+
+Run = Callable[[argparse.Namespace], None]
+
+
+class AddCommand(Protocol):
+    """Adds a command: its name, its function, one line on what it does, and an example."""
+
+    def __call__(self, name: str, run: Run, text: str, example: str) -> argparse.ArgumentParser: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def processes(sub: argparse.ArgumentParser) -> None:
+    """Adds what joins several processes into one run; clusters set it by environment."""
+    sub.add_argument("--coordinator", metavar="HOST:PORT",
+                     help="of process 0, where several processes share the work and no TPU, GKE, "
+                          "Slurm or MPI environment names it")  # fmt: skip
+    sub.add_argument("--process-count", type=positive, metavar="N")
+    sub.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
+
+
+def add_chance(sub: argparse.ArgumentParser) -> None:
+    """Adds the accuracies of guessing."""
+    sub.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",
+                     help="accuracy of guessing, where a label does not tell")  # fmt: skip
+
+
+def positive(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def in_flags(message: str, sub: argparse.ArgumentParser) -> str:
+    """A library's message with the command's flags in place of the names of arguments.
+
+    Args:
+        message: names arguments in backquotes: "`train` 'x' matches no run".
+        sub: the command's parser; what it has no flag for stays as it is.
+    """
+    flags = {a.dest: a.option_strings[-1] for a in sub._actions if a.option_strings}
+    return re.sub(r"`([\w.]+)`", lambda m: flags.get(m[1], m[0]), message)

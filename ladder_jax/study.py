@@ -1,0 +1,303 @@
+"""A study: the runs of an experiment trained, measured, forecast, scored and reported.
+
+`Study.run` does everything, as `ladder run` does; a notebook calls the steps one by one.  Each step
+may be repeated, and goes on from what the directory holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pandas as pd
+
+import ladder_jax
+from fitting import table
+from fitting.errors import InputError
+from fitting.io import write_csv
+from ladder_jax import config, config_text, experiment, launch
+from ladder_jax.config import RunConfig
+from ladder_jax.data.pipeline import prepare
+from ladder_jax.experiment import Experiment
+from ladder_jax.measurements import own_runs
+from ladder_jax.models import counts
+from ladder_jax.runtime import compilation, versions
+from ladder_jax.runtime.paths import cache_dir
+from ladder_jax.training import run_directory
+
+_LEVELS = (0.95,)  # of the intervals, where the experiment names none
+_LOCK, _PREDICTIONS, _MEASUREMENTS = "predictions.lock", "predictions.csv", "measurements.csv"
+
+
+@dataclass(frozen=True)
+class LockedForecast:
+    """A forecast of the targets, made from the grid's measurements alone.
+
+    Attributes:
+        forecasts: of every task and text that can be forecast.
+        controls: of tasks on which the grid's runs differ no more than by chance.
+        lock: the content of `predictions.lock`.
+    """
+
+    forecasts: list[Any]
+    controls: list[Any]
+    lock: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Report:
+    """The forecasts beside what was measured of the targets.
+
+    Attributes:
+        page: `report/index.html`.
+        predictions: in the pinned columns.
+        notes: what a reader should know -> the tasks for which it holds.
+        n_tasks: tasks and texts that were forecast.
+    """
+
+    page: Path
+    predictions: pd.DataFrame
+    notes: dict[str, list[str]]
+    n_tasks: int
+
+
+class Study:
+    """The steps of an experiment, in one directory.
+
+    Args:
+        of: an `Experiment`, the name of a shipped one, or the path of a file.
+        out: the directory; gets `runs/`, `measurements.csv`, `predictions.csv`, `report/`.
+        overrides: dotted fields of `data` and `mesh`, and fields that say how models are computed,
+            for all runs: `{"data.path": "text"}`.
+        executor: computes the runs; by default one worker process a core of this machine.
+
+    Raises:
+        InputError: there is no such experiment, or an override is not allowed or not valid.
+    """
+
+    def __init__(
+        self,
+        of: Experiment | str | Path,
+        out: str | Path,
+        overrides: Mapping[str, Any] | Sequence[str] = (),
+        executor: launch.Executor | None = None,
+    ) -> None:
+        compilation.keep(cache_dir())
+        self.experiment = of if isinstance(of, Experiment) else experiment.load(of)
+        if not str(out):
+            raise InputError("`out` must name a directory")
+        self.out = Path(out)
+        ladder, arguments = self.experiment.ladder, _arguments(overrides)
+        self.grid = [_overridden(run, arguments) for run in ladder.runs()]
+        self.targets = [_overridden(t.run, arguments) for t in ladder.targets.values()]
+        self.executor = executor or launch.Local(launch.default_workers(), cache_dir())
+        self._open = contextlib.ExitStack()
+        self._depth = 0
+        self._forecast: LockedForecast | None = None
+
+    def __enter__(self) -> Study:
+        """Holds the directory and the executor until the end of the block; may be nested."""
+        if self._depth == 0:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self.executor)
+                stack.enter_context(launch.held(self.out))
+                self._open = stack.pop_all()
+        self._depth += 1
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, e: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self._open.__exit__(kind, e, tb)
+
+    def run(self, targets: bool = True) -> Report | None:
+        """All steps; None if there are no targets, or `targets` is false."""
+        self.check(targets)
+        with self:
+            self.train(targets)
+            self.measure()
+            if not (self.targets and targets):
+                return None
+            self.forecast()
+            self.score_targets()
+            return self.report()
+
+    def check(self, targets: bool = True) -> None:
+        """Checks, before anything is written, all that can be checked.
+
+        Raises:
+            InputError: a target was scored before it was forecast, the experiment does not say how
+                to forecast, a locked experiment has grown, or the text cannot be read.
+        """
+        runs = [*self.grid, *self.targets]
+        if self.targets:
+            self._check_forecast()
+        locked = self.out / _LOCK
+        grown = launch.new_runs(runs, self.out)
+        if grown and locked.is_file():
+            raise InputError(
+                f"{locked}: its forecast was made without run {grown[0]!r}: use another `out`"
+            )
+        due = runs if targets else self.grid
+        todo = [r for r in due if not run_directory.is_done(r, launch.run_directory(self.out, r))]
+        for data, seq_len in dict.fromkeys((run.data, run.model.seq_len) for run in todo):
+            prepare(data, seq_len, cache_dir())
+
+    def train(self, targets: bool = True) -> None:
+        """Trains the grid and scores it; trains the targets too, without scoring them."""
+        with self:
+            self._claim()
+            runs = [*self.grid, *self.targets] if targets else self.grid
+            withheld = {run.name for run in self.targets}
+            launch.execute(runs, self.out, self.executor, withheld=withheld)
+
+    def measure(self) -> pd.DataFrame:
+        """Writes `measurements.csv` of all runs, as far as they are scored, and returns it."""
+        runs = sorted(launch.run_directory(self.out, r) for r in [*self.grid, *self.targets])
+        frame = own_runs.of_runs([r for r in runs if (r / "config.json").is_file()], self.out)
+        table.write(frame, self.out / _MEASUREMENTS)
+        return frame
+
+    def forecast(self) -> LockedForecast:
+        """Forecasts the targets from the grid's measurements alone, and locks the forecast.
+
+        Raises:
+            InputError: it cannot be made, or a lock is there that says otherwise.
+        """
+        from fitting.evaluation import lock
+        from fitting.forecast import diagnose, predict
+
+        with self:
+            manifest, spec = self._claim(), self._spec()
+            frame = self.measure()
+            fitted = frame[frame["run"].isin([run.name for run in self.grid])]
+            every = predict.forecast(fitted, spec)
+            controls = [forecast for forecast in every if diagnose.is_control(forecast)]
+            forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]
+            predictions, path = predict.to_frame(forecasts), self.out / _LOCK
+            settings = {"levels": list(_LEVELS)} | dict(self.experiment.forecast or {})
+            config_of = manifest | lock.config_of(forecasts, spec.train, settings)
+            made = lock.make(predictions, fitted, config_of, ladder_jax.__version__)
+            if not path.is_file():
+                write_csv(predictions, self.out / _PREDICTIONS)
+            lock.hold(made, path)
+            self._forecast = LockedForecast(forecasts, controls, made)
+            return self._forecast
+
+    def score_targets(self) -> None:
+        """Scores the targets, whose forecast must be locked.
+
+        Raises:
+            InputError: it is not.
+        """
+        if not (self.out / _LOCK).is_file():
+            raise InputError(f"{self.out}: lock the forecast before the targets are scored")
+        with self:
+            launch.execute(self.targets, self.out, self.executor)
+
+    def report(self) -> Report:
+        """Writes `predictions.csv` with what was measured, and the page with its pictures."""
+        from fitting.forecast import diagnose, predict
+        from fitting.report import report
+
+        made = self._forecast or self.forecast()
+        with self:
+            frame = self.measure()
+            forecasts = [predict.compare(forecast, frame) for forecast in made.forecasts]
+            controls = [predict.compare(control, frame) for control in made.controls]
+            predictions = predict.to_frame(forecasts)
+            write_csv(predictions, self.out / _PREDICTIONS)
+            tested, failed = self._backtest(frame, forecasts)
+            provenance = {
+                "forecast, SHA-256": made.lock["sha256"],
+                "measurements fitted, SHA-256": made.lock["data_sha256"],
+                "config, SHA-256": made.lock["config_sha256"],
+            } | versions.environment()
+            title = f"Forecast of {', '.join(dict.fromkeys(predictions['target']))}"
+            page = report.write(
+                self.out / "report", title, forecasts, controls, frame, provenance, tested
+            )
+        notes = diagnose.warnings(forecasts)
+        notes |= {f"backtest, {text}": ["the report"] for text in failed}
+        return Report(page, predictions, notes, len(forecasts))
+
+    def _claim(self) -> dict[str, Any]:
+        runs = [*self.grid, *self.targets]
+        return launch.claim_manifest(self.experiment.name, runs, self.out)
+
+    def _check_forecast(self) -> None:
+        where = self.experiment.path or self.experiment.name
+        if self.experiment.forecast is None:
+            raise InputError(f"{where}: has targets and no FORECAST: add FORECAST = {{}}")
+        self._spec()
+        if (self.out / _LOCK).is_file():
+            return
+        for run in self.targets:
+            if any((launch.run_directory(self.out, run) / "evals").glob("*")):
+                raise InputError(
+                    f"{self.out}: {run.name} was scored before its forecast was locked, so it "
+                    "would test nothing: use another `out`"
+                )
+
+    def _spec(self) -> Any:
+        """The `ForecastSpec` of the targets."""
+        from fitting.forecast.spec import ForecastSpec
+
+        from fitting.observations.select import TargetRun
+
+        ladder, settings = self.experiment.ladder, dict(self.experiment.forecast or {})
+        targets = []
+        for target in ladder.targets.values():
+            model, n_tokens = target.run.model, target.n_tokens
+            flops = counts.flops_per_token(model) * n_tokens
+            targets.append(TargetRun(target.run.name, counts.n_params(model), n_tokens, flops))
+        own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
+        fixed = {"train": [r.name for r in self.grid], "targets": targets,
+                 "tasks": ["heldout", *own]}  # fmt: skip
+        try:
+            return ForecastSpec(**{"levels": _LEVELS} | settings | fixed)
+        except TypeError as e:
+            where = self.experiment.path or self.experiment.name
+            raise InputError(f"{where}: FORECAST: {str(e).partition(') ')[2] or e}") from None
+
+    def _backtest(
+        self, frame: pd.DataFrame, forecasts: Sequence[Any]
+    ) -> tuple[pd.DataFrame | None, list[str]]:
+        """A backtest of every method inside the grid, if there can be one, and what failed."""
+        from fitting.evaluation import backtest
+
+        tasks = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
+        if len(self.experiment.ladder.sizes) < backtest.FEWEST_SIZES or not tasks:
+            return None, []
+        spec = replace(self._spec(), tasks=tuple(tasks), targets=(), new_items=False)
+        methods = {name: replace(spec, method=name) for name in backtest.COMPARED}
+        try:
+            scores = backtest.run(frame, spec.train, methods)
+            return scores.cells, scores.failures
+        except InputError as e:  # the forecast is valid without it
+            return None, [str(e)]
+
+
+def _arguments(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
+    """Overrides as `config_text.override` takes them."""
+    if not isinstance(overrides, Mapping):
+        return list(overrides)
+    return [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+
+
+def _overridden(run: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """A run under overrides of its data, its mesh, and how it is computed."""
+    allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
+    for text in arguments:
+        if text.startswith("--") and not text.startswith(allowed):
+            raise InputError(
+                f"{text}: only data.*, mesh.* and how models are computed can be changed for all "
+                "runs; the rest is the experiment's config"
+            )
+    return config_text.override(run, arguments)
