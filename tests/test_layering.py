@@ -50,5 +50,5 @@ def test_imports_point_one_way(path):
 
 def test_the_rule_sees_both_forms_of_import(tmp_path):
     bad = tmp_path / "fitting.py"
-    bad.write_text("from ladder_jax import measure\nimport flax")
-    assert imports(bad) == {"ladder_jax", "ladder_jax.measure", "flax"}
+    bad.write_text("from ladder_jax import measurements\nimport flax")
+    assert imports(bad) == {"ladder_jax", "ladder_jax.measurements", "flax"}

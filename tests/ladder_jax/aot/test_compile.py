@@ -10,6 +10,7 @@ import pytest
 from experiments.task_ladders import compile_table
 from fitting.errors import InputError
 from ladder_jax import aot, parallel
+from ladder_jax.aot import compile as compile_
 from ladder_jax.aot import search as search_
 from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY
@@ -93,17 +94,17 @@ ENTRY %main (q: f32[8]) -> f32[8] {
 def test_what_a_refused_program_needs_is_read_from_the_complaint():
     new = "Ran out of memory on HBM, the total memory required for HLO temporaries (19.99G) exceeds"
     old = "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    assert aot._needed(new) == round(19.99 * GIB)
-    assert aot._needed(old) == round(20.5 * GIB)
+    assert compile_._needed(new) == round(19.99 * GIB)
+    assert compile_._needed(old) == round(20.5 * GIB)
     with pytest.raises(RuntimeError, match="something else"):
-        aot._needed("something else")
+        compile_._needed("something else")
 
 
 def counted(model: ModelConfig, n_seqs: int) -> float:
     run = replace(RUN, model=model, batch_seqs=n_seqs, mesh=MeshConfig())
     mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
     with parallel.use_mesh(mesh):
-        return aot._lower(run, mesh, 1)[0].cost_analysis()["flops"]
+        return compile_._lower(run, mesh, 1)[0].cost_analysis()["flops"]
 
 
 def test_flops_of_few_layers_and_sequences_give_those_of_all():
@@ -116,7 +117,7 @@ def test_flops_before_compiling_are_those_after_and_near_the_closed_form():
     run = replace(run, batch_seqs=1, mesh=MeshConfig())
     mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
     with parallel.use_mesh(mesh):
-        lowered, _ = aot._lower(run, mesh, 1)
+        lowered, _ = compile_._lower(run, mesh, 1)
         before, after = lowered.cost_analysis(), lowered.compile().cost_analysis()
     assert before["flops"] == pytest.approx(after["flops"], rel=0.05)
     assert before["flops"] == pytest.approx(aot.closed_form_flops(run), rel=0.15)
