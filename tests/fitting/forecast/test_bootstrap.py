@@ -10,6 +10,7 @@ from fitting.laws import CHINCHILLA
 from tests.planted_compute import GOAL, forecasts, planted, truth
 
 
+@pytest.mark.slow
 def test_bootstrap_finds_a_planted_law_and_holds_as_often_as_it_says():
     loss, accuracy = truth()
     hits = np.zeros(2)

@@ -36,6 +36,7 @@ def experiment(run, monkeypatch, cache):
     return module
 
 
+@pytest.mark.slow
 def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     experiment, tmp_path, monkeypatch, capsys
 ):

@@ -30,7 +30,7 @@ def test_a_store_round_trips_and_must_be_whole(tmp_path):
         store.read(tmp_path / "s.parquet")
 
 
-def test_metrics_of_a_run_come_from_its_stores(tmp_path, tokenizer):
+def test_metrics_of_a_run_come_from_its_stores(tmp_path):
     evals = tmp_path / "evals"
     evals.mkdir()
     scores = store.make([TASK], NINE, np.arange(-9.0, 0))

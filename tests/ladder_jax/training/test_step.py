@@ -83,11 +83,12 @@ def test_one_step_is_adamw_written_out():
 
 
 MESHES = [
-    {"data": 8},
     {"data": 2, "fsdp": 2, "tensor": 2},
-    {"fsdp": 2, "tensor": 4},
-    {"data": 1, "micro_seqs": 2},
     {"data": 2, "fsdp": 2, "micro_seqs": 1},
+    *(
+        pytest.param(axes, marks=pytest.mark.slow)
+        for axes in ({"data": 8}, {"fsdp": 2, "tensor": 4}, {"data": 1, "micro_seqs": 2})
+    ),
 ]
 
 
@@ -133,7 +134,13 @@ def test_five_steps_on_any_mesh_are_those_of_one_device(axes, on_one_device):
 
 
 @pytest.mark.parametrize(
-    "change", [{"loss_chunk": 0}, {"loss_chunk": 24}, {"scan_layers": True}, {"linear": "custom"}]
+    "change",
+    [
+        {"loss_chunk": 24},
+        pytest.param({"loss_chunk": 0}, marks=pytest.mark.slow),
+        pytest.param({"scan_layers": True}, marks=pytest.mark.slow),
+        pytest.param({"linear": "custom"}, marks=pytest.mark.slow),
+    ],
 )
 def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
     alone, other = on_one_device, steps_on(5, model=replace(MODEL, **change), data=1)
