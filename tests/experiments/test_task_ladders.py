@@ -44,6 +44,7 @@ def step2(study):
     return analyse.step2(study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", FEATURE)
 def test_step_1_gives_the_papers_rows(step1, reference, metric):
     rows = reference("step1")
@@ -65,6 +66,7 @@ def test_step_1_gives_the_papers_rows(step1, reference, metric):
             np.testing.assert_allclose(both[mine], both[theirs], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["rc_bpb", "c4", "rc_soft_log"])
 def test_step_2_gives_the_papers_rows(step2, reference, metric):
     rows = reference("step2")
@@ -83,6 +85,7 @@ def test_step_2_gives_the_papers_rows(step2, reference, metric):
             np.testing.assert_allclose(both[mine], both[theirs], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_task_ce_chained_gives_the_papers_rows(study, reference):
     rows = reference("chained_all")
     rows = rows[rows["analysis"] == "chained_taskce"]
@@ -93,7 +96,10 @@ def test_task_ce_chained_gives_the_papers_rows(study, reference):
     assert ((both["pred"] - both["pred_r"]).abs() < tolerance).all()
 
 
-@pytest.mark.parametrize("variant", ["bpb", "c4", "task_ce", "compute", "single", "accuracy"])
+SLOWER = [pytest.param(name, marks=pytest.mark.slow) for name in ("task_ce", "single", "accuracy")]
+
+
+@pytest.mark.parametrize("variant", ["bpb", "c4", *SLOWER, "compute"])
 def test_least_squares_is_never_worse_than_the_paper(study, variant):
     for theirs, ours in zip(
         study.forecasts(variant, "paper"), study.forecasts(variant, "least-squares"), strict=True
@@ -132,6 +138,7 @@ def test_variance_gives_the_papers_table_and_its_correlations(study, reference):
     assert found.loc[("the eight forecast", "step2_7B-4T"), "p"] == pytest.approx(0.36, abs=0.01)
 
 
+@pytest.mark.slow
 def test_compute_against_error_reaches_the_reference_minima(study, reference):
     theirs = reference("compute_vs_error")
     ours = analyse.compute_vs_error(study).tables["compute_vs_error"]
@@ -146,6 +153,7 @@ def test_compute_against_error_reaches_the_reference_minima(study, reference):
         np.testing.assert_allclose(ours[column][sure], theirs[column][sure], atol=5e-3)
 
 
+@pytest.mark.slow
 def test_compute_against_error_as_the_paper_fits_it(study, reference):
     """The cuts by size and by multiple that determine the law: two sizes do not, nor do 4 runs."""
     theirs = reference("compute_vs_error")
@@ -177,6 +185,7 @@ def test_fewer_items_make_more_noise(study):
     )
 
 
+@pytest.mark.slow
 def test_held_in_errors_use_no_target(study):
     frame = analyse.design(study).tables["design"]
     assert not set(frame["run"]) & {"7B-4T", "13B-5T"}

@@ -127,6 +127,7 @@ def test_a_planted_ladder_is_forecast():
     assert row["pred_loss"] == pytest.approx(row["actual_loss"], rel=5e-3)
 
 
+@pytest.mark.slow
 def test_intervals_hold_about_as_often_as_they_say():
     n, hits = 60, {(level, side): 0 for level in (0.5, 0.95) for side in ("loss", "accuracy")}
     for seed in range(n):

@@ -48,6 +48,7 @@ def test_numpy_and_jax_say_the_same():
     np.testing.assert_allclose(bayes.hill(p, x[..., 0]), theirs, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_laplace_intervals_nearly_hold_on_planted_ladders():
     hits = []
     for seed in range(30):
@@ -61,6 +62,7 @@ def test_laplace_intervals_nearly_hold_on_planted_ladders():
     assert 0.6 < np.mean(hits) < 0.9
 
 
+@pytest.mark.slow
 def test_nuts_ranks_are_uniform():
     def few(*arguments):
         return sampler.run_nuts(*arguments, n_chains=1, n_warmup=250, n_draws=300)

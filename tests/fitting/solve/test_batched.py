@@ -9,14 +9,18 @@ from fitting.solve import batched
 from fitting.solve.lbfgs import fit_law, fit_link
 from fitting.solve.objectives import HUBER_DELTA
 
-RNG = np.random.default_rng(0)
 N, D = np.meshgrid([2e8, 4e8, 8e8, 1.3e9], [1.0, 2.0, 5.0, 10.0])
 X = np.stack([N.ravel(), 20 * N.ravel() * D.ravel()], axis=-1)
 TRUTH = np.array([5.0, 6.5, 0.32, 0.28, 0.6])
 
 
-def observed(noise):
-    return predict(CHINCHILLA, TRUTH, X) * np.exp(noise * RNG.standard_normal(len(X)))
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def observed(noise, rng):
+    return predict(CHINCHILLA, TRUTH, X) * np.exp(noise * rng.standard_normal(len(X)))
 
 
 def weighted_huber(theta, weights, y):
@@ -38,23 +42,26 @@ def solve_law(y, weights):
     )
 
 
-def test_a_law_without_noise_is_recovered():
-    found = solve_law(observed(0.0), np.ones((1, 16)))
+def test_a_law_without_noise_is_recovered(rng):
+    found = solve_law(observed(0.0, rng), np.ones((1, 16)))
     np.testing.assert_allclose(found.theta[0], TRUTH, rtol=1e-5)
     assert found.converged.all()
 
 
-@pytest.mark.parametrize("noise", [0.002, 0.01, 0.05])
-def test_minima_are_no_worse_than_those_of_l_bfgs_b(noise):
+@pytest.mark.parametrize(
+    "noise",
+    [pytest.param(0.002, marks=pytest.mark.slow), 0.01, pytest.param(0.05, marks=pytest.mark.slow)],
+)
+def test_minima_are_no_worse_than_those_of_l_bfgs_b(noise, rng):
     for _ in range(5):
-        y = observed(noise)
+        y = observed(noise, rng)
         theirs = fit_law(CHINCHILLA, X, y).objective
         assert solve_law(y, np.ones((1, 16))).objective[0] <= theirs * (1 + 1e-6)
 
 
-def test_weights_act_as_repeated_points_and_zero_as_none():
-    y = observed(0.01)
-    counts = RNG.multinomial(16, np.full(16, 1 / 16), 3) + np.eye(3, 16, dtype=int)
+def test_weights_act_as_repeated_points_and_zero_as_none(rng):
+    y = observed(0.01, rng)
+    counts = rng.multinomial(16, np.full(16, 1 / 16), 3) + np.eye(3, 16, dtype=int)
     found = solve_law(y, counts)
     for theta, objective, count in zip(found.theta, found.objective, counts, strict=True):
         assert objective == pytest.approx(weighted_huber(theta, count, y), rel=1e-9)
@@ -79,9 +86,9 @@ def test_bounds_hold_and_the_better_start_wins():
     assert (found.theta >= COMPUTE_ONLY.bounds[0]).all()
 
 
-def test_a_link_by_least_squares_equals_scipys():
+def test_a_link_by_least_squares_equals_scipys(rng):
     x = np.linspace(0.5, 1.4, 60)
-    y = predict(SIGMOID, np.array([-0.7, 0.8, 6.0, 0.97]), x) + 0.01 * RNG.standard_normal(60)
+    y = predict(SIGMOID, np.array([-0.7, 0.8, 6.0, 0.97]), x) + 0.01 * rng.standard_normal(60)
     theirs = fit_link(SIGMOID, x, y)
     xs, ys = np.append(x, 0.0), np.append(y, 1.0)
     ours = batched.solve(
@@ -96,11 +103,11 @@ def test_a_link_by_least_squares_equals_scipys():
     np.testing.assert_allclose(ours.theta[0], theirs.theta, rtol=1e-4)
 
 
-def test_more_problems_than_places_come_out_in_their_order():
+def test_more_problems_than_places_come_out_in_their_order(rng):
     """Problems of their own points, starts and weights: each as if it had been alone."""
     n = 3 * batched._PLACES + 5
-    y = np.stack([observed(0.01) for _ in range(n)])
-    weights = RNG.dirichlet(np.ones(16), n) * 16
+    y = np.stack([observed(0.01, rng) for _ in range(n)])
+    weights = rng.dirichlet(np.ones(16), n) * 16
     starts = np.stack([CHINCHILLA.starts(np.log(X), np.log(row))[[13, 22]] for row in y])
     together = batched.solve(
         CHINCHILLA.log_mean, CHINCHILLA.bounds, starts, np.log(X)[None], np.log(y), weights,
@@ -115,17 +122,17 @@ def test_more_problems_than_places_come_out_in_their_order():
         assert together.objective[i] == pytest.approx(alone.objective[0], rel=1e-9)
 
 
-def test_interpolation_with_fewer_points_than_parameters_ends():
+def test_interpolation_with_fewer_points_than_parameters_ends(rng):
     weights = np.zeros((1, 16))
     weights[0, :3] = 1
-    found = solve_law(observed(0.05), weights)
+    found = solve_law(observed(0.05, rng), weights)
     assert found.objective[0] < 1e-12
 
 
-def test_points_of_weight_zero_are_as_good_as_absent():
+def test_points_of_weight_zero_are_as_good_as_absent(rng):
     """Twelve runs are padded to sixteen with points where this law has no logarithm."""
     x, theta = X[:12], np.array([2.0, 2.0, 0.15, 0.17, 0.95])
-    y = predict(RISING, theta, x) * np.exp(0.005 * RNG.standard_normal(12))
+    y = predict(RISING, theta, x) * np.exp(0.005 * rng.standard_normal(12))
     starts = RISING.starts(np.log(x), np.log(y))[None]
 
     def fit(log_x, log_y, weights):

@@ -245,7 +245,7 @@ def test_work_that_was_cut_short_goes_on_where_it_was(params, tokenizer, tmp_pat
         scoring.score_into(path, MODEL, params, [questions], "others", {}, False)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize("shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)])
 def test_any_mesh_gives_the_same_scores(shape, params, tokenizer):
     alone = scored([SHARED], params, tokenizer)["loglik"]
     mesh = parallel.make_mesh(MeshConfig(*shape))
@@ -255,6 +255,7 @@ def test_any_mesh_gives_the_same_scores(shape, params, tokenizer):
     np.testing.assert_allclose(spread, alone, rtol=2e-6, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_and_its_logits_do_not_tie(params, tokenizer):
     rough = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     exact, found = (scored([SHARED], p, tokenizer) for p in (params, rough))
@@ -271,7 +272,9 @@ def test_weights_that_are_not_finite_are_refused(params, tokenizer):
         scored([SHARED], broken, tokenizer)
 
 
-@pytest.mark.parametrize(("seed", "tokens"), [(0, 1), (1, 1024)])
+@pytest.mark.parametrize(
+    ("seed", "tokens"), [(0, 1), pytest.param(1, 1024, marks=pytest.mark.slow)]
+)
 def test_random_bundles_are_scored_as_if_alone(seed, tokens, params, monkeypatch):
     """Few token ids, so that contexts and choices share, repeat and begin one another."""
     monkeypatch.setattr(packing, "_GROUP_COST", 8)

@@ -168,6 +168,7 @@ def whole(run, cache, tmp_path_factory):
     return runs, out
 
 
+@pytest.mark.slow
 def test_local_workers_are_told_saved_and_killed_to_the_same_bits(whole, tmp_path, cache):
     (long, *_), undisturbed = whole
     script, config, out = tmp_path / "script.py", tmp_path / "config.json", tmp_path / "cut"
@@ -229,6 +230,7 @@ def parent_of(pid):
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_slurm_arrays_and_what_slurm_preempts(run, tmp_path, cache, slurm, monkeypatch):
     monkeypatch.setenv("LADDER_CACHE", str(cache))
     long = replace(run, n_steps=400, checkpoint_every=200)
@@ -295,6 +297,7 @@ def nodes():
             cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_slice_of_two_hosts_is_one_run_of_two_processes(run, tmp_path, cache, nodes, monkeypatch):
     import ray
 
@@ -313,6 +316,7 @@ def test_a_slice_of_two_hosts_is_one_run_of_two_processes(run, tmp_path, cache, 
     assert (directory / "output-1.txt").is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, which it ends
     whole,
     tmp_path,

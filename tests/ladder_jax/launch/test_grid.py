@@ -102,6 +102,7 @@ def kill_when(process, condition):
     process.wait()
 
 
+@pytest.mark.slow
 def test_killed_three_times_a_run_ends_bit_for_bit_the_same(run, tmp_path, cache):
     long = replace(run, n_steps=120, checkpoint_every=20)
     config = tmp_path / "config.json"

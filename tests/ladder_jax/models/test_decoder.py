@@ -114,7 +114,7 @@ def test_a_mask_and_positions_can_be_given():
     np.testing.assert_allclose(together[:, 4:], alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.slow), "dots", "full"])
 def test_scanned_and_unrolled_layers_agree(remat):
     params = decoder.init_params(TINY, jax.random.key(0))
     tokens = jnp.arange(10)[None]

@@ -99,7 +99,7 @@ def test_bfloat16_inputs_keep_float32_sums(inputs):
     np.testing.assert_allclose(d_head, e_head, atol=0.02)
 
 
-@pytest.mark.parametrize("length", [5, 131])
+@pytest.mark.parametrize("length", [5, pytest.param(131, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("groups", [2])
 def test_blocked_attention_equals_a_causal_mask(length, groups):
     config = ModelConfig(

@@ -113,6 +113,7 @@ def alone(run, cache, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
 def test_a_run_goes_on_with_another_number_of_processes(run, cache, alone, tmp_path, first, then):
     directory = tmp_path / "r"

@@ -78,7 +78,9 @@ def check_equal(run, directory, whole):
     assert run_directory.is_done(run, directory)
 
 
-@pytest.mark.parametrize(("workers", "nth"), [(0, 1), (2, 1), (0, 2), (0, 7)])
+@pytest.mark.parametrize(
+    ("workers", "nth"), [(0, 1), pytest.param(2, 1, marks=pytest.mark.slow), (0, 2), (0, 7)]
+)
 def test_sigterm_in_an_evaluation_loses_nothing(
     run, cache, whole, tmp_path, monkeypatch, workers, nth
 ):
@@ -123,7 +125,7 @@ def test_sigterm_in_training_saves(run, cache, whole, tmp_path, monkeypatch, at)
     check_equal(run, tmp_path / "r", whole)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_while_it_saves(run, cache, whole, tmp_path, capfd, workers):
     run = replace(run, data=replace(run.data, workers=workers))
     config, script = tmp_path / "config.json", tmp_path / "killed.py"

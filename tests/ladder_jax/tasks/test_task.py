@@ -1,0 +1,55 @@
+"""Tasks as data: what is refused, and the files of users."""
+
+import pytest
+
+from fitting.errors import InputError
+from ladder_jax.tasks.task import Document, Task, read_jsonl
+
+BAD = {
+    "gold": (Document("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
+    "empty choice": (Document("a", (" b", ""), 0), "an empty context or choice"),
+    "a space": (Document("a", (" b", " "), 0), "an empty context or choice"),
+    "surrogate": (Document("a\ud800", (" b", " c"), 0), "a lone surrogate"),
+    "empty context": (Document("", (" b", " c"), 0), "an empty context or choice"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_task_gets_one_line(kind):
+    document, line = BAD[kind]
+    with pytest.raises(InputError, match=line):
+        Task("t", [document])
+
+
+def test_documents_with_and_without_a_choice_do_not_mix():
+    """Else the only choice of one would count as a right answer."""
+    two, one = Document("a", (" b", " c"), 0), Document("a", (" b",), 0)
+    for mixed in ([two, one], [one, two]):
+        with pytest.raises(InputError, match=r"document 1 has \d choice"):
+            Task("t", mixed)
+
+
+ROWS = {
+    '{"context": "a", "choices": [" b"], "gold": 1}': "gold index 1 for 1 choices",
+    '{"context": ["a"], "choices": [" b", " c"], "gold": 1}': "1 contexts for 2 choices",
+    '{"context": "a", "choices": " b", "gold": 0}': "'choices' must be a list",
+    '{"context": 1, "choices": [" b"], "gold": 0}': "'context' must be a text",
+    '{"context": "a", "choices": [" b"], "gold": true}': "'gold' must be the index",
+    '{"context": "a", "choices": [" b"], "gold": 0, "golds": 1}': "'golds' is unknown",
+    "[1]": "not a JSON object",
+    "{": "Expecting property name",
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_bad_row_of_a_users_task_is_named(row, tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"context": ["x", "y"], "choices": [" b", " c"], "gold": 1}\n\n')
+    assert read_jsonl(path) == Task("mine", [Document(("x", "y"), (" b", " c"), 1)])
+    path.write_text(path.read_text() + row + "\n")
+    with pytest.raises(InputError, match=r"mine\.jsonl: row 3: ") as caught:
+        read_jsonl(path)
+    assert ROWS[row] in str(caught.value)
+    path.write_text("\n")
+    with pytest.raises(InputError, match="no documents"):
+        read_jsonl(path)
