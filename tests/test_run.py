@@ -11,22 +11,21 @@ import pytest
 from fitting import table
 from fitting.errors import InputError
 from fitting.evaluation import lock
-from fitting.forecast import diagnose, predict
+from fitting.forecast import ForecastSpec, diagnose, predict
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SIGMOID
 from fitting.laws.curves import predict as curve_value
-from fitting.observations.build import Points, Windows
-from fitting.observations.select import Target
+from fitting.observations.build import Observations, Windows
+from fitting.observations.select import TargetRun
 from fitting.report import report
 from fitting.solve import multistart
 from ladder_jax import cli, launch
-from ladder_jax.ladder import Ladder, Recipe
-from ladder_jax.ladder import Target as LadderTarget
+from ladder_jax.ladder import Ladder, Recipe, Target
 from ladder_jax.training import run_directory
 from tests.test_train import MODEL, cache, run, text  # noqa: F401 (fixtures)
 
 LAW = np.array([9.3, 0.3, 0.5])  # log A, alpha, E of compute
 LINK = np.array([-0.65, 1.2, 6.0, 1.0])
-GOAL = Target("large", 8e6, 1.6e8, 7.7e15)
+GOAL = TargetRun("large", 8e6, 1.6e8, 7.7e15)
 
 
 def planted(seed=0, noise=0.002, tasks=("moves", "still")):
@@ -65,7 +64,7 @@ def truth(goal=GOAL):
 
 def forecasts(frame, **settings):
     settings = {"method": "bootstrap", "inputs": "c", "tasks": ["heldout", "moves"]} | settings
-    return predict.forecast(frame, ["?-*"], [GOAL], **settings)
+    return predict.forecast(frame, ForecastSpec(["?-*"], [GOAL], **settings))
 
 
 def test_bootstrap_finds_a_planted_law_and_holds_as_often_as_it_says():
@@ -98,10 +97,9 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
     y = curve_value(COMPUTE_ONLY, LAW, x)
     y[3] *= 1.5
     none = np.zeros(0)
-    data = Points(
-        COMPUTE_ONLY, None, x, y, none, none, none, x[-1:] * 10, Windows(*(none,) * 4),
-        none, none, (0.25, 0.0), np.inf,
-    )  # fmt: skip
+    data = Observations(
+        COMPUTE_ONLY, None, x, y, none, none, none, Windows(*(none,) * 4), (0.25, 0.0)
+    )
     weights = np.ones((1, 9))
     weights[0, 3] = 0
     starts = COMPUTE_ONLY.starts(np.log(x), np.log(y))[None]
@@ -110,9 +108,8 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
 
 
 def test_a_task_that_does_not_move_is_a_control():
-    moves, still = predict.forecast(
-        planted(), ["*"], [GOAL], ["moves", "still"], "bootstrap", inputs="c"
-    )
+    spec = ForecastSpec(["*"], [GOAL], ["moves", "still"], "bootstrap", inputs="c")
+    moves, still = predict.forecast(planted(), spec)
     assert not diagnose.is_control(moves)
     assert diagnose.is_control(still)
 
@@ -172,7 +169,7 @@ def experiment(run, monkeypatch, cache):  # noqa: F811
     sizes = {"a": replace(small, d_model=16, d_ff=32), "b": small}
     later = Ladder("t", {"c": MODEL}, (1.0,), recipe, base).runs()
     ladder = Ladder(
-        "t", sizes, (0.5, 1.0), recipe, base, {r.name: LadderTarget(r, r.n_tokens) for r in later}
+        "t", sizes, (0.5, 1.0), recipe, base, {r.name: Target(r, r.n_tokens) for r in later}
     )
     module = SimpleNamespace(LADDER=ladder, FORECAST={"method": "bootstrap", "inputs": "c"})
     monkeypatch.setattr(cli.runs, "_experiment", lambda name: module)
@@ -262,5 +259,5 @@ def test_nothing_is_written_before_data_and_flags_are_right(
 def test_a_law_of_two_inputs_needs_more_runs_than_parameters():
     frame = planted()
     with pytest.raises(InputError, match="3 runs cannot fit the 5 parameters"):
-        predict.forecast(frame, ["0-*"], [GOAL], ["heldout"], "bootstrap")
+        predict.forecast(frame, ForecastSpec(["0-*"], [GOAL], ["heldout"], "bootstrap"))
     assert len(CHINCHILLA.params) == 5

@@ -27,7 +27,7 @@ def parser(commands: Mapping[str, Callable[[argparse.Namespace], None]]) -> argp
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(run=commands[name])
+        sub.set_defaults(run=commands[name], parser=sub)
         return sub
 
     for group in (runs, data, evals, forecasts, compile):

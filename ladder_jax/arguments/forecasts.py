@@ -20,7 +20,7 @@ def add(command: Command) -> None:
     predict.add_argument("--measurements", required=True, metavar="FILE")
     predict.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
                          help="shell patterns of run names")  # fmt: skip
-    predict.add_argument("--target", required=True, nargs="+", metavar="RUN",
+    predict.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                          help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a run to "
                               "come")  # fmt: skip
     predict.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
@@ -33,7 +33,8 @@ def add(command: Command) -> None:
                               "where every run has it)")  # fmt: skip
     predict.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     predict.add_argument("--steps", default="two", choices=["two", "one"])
-    predict.add_argument("--level", nargs="+", type=float, action="extend", metavar="P",
+    predict.add_argument("--level", dest="levels", nargs="+", type=float, action="extend",
+                         metavar="P",
                          help="levels of the predictive intervals (default 0.95)")  # fmt: skip
     _chance(predict)
     predict.add_argument(
@@ -83,7 +84,7 @@ def add(command: Command) -> None:
                           help="default: all")  # fmt: skip
     backtest.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     backtest.add_argument("--feature", choices=FEATURES, help="default: the method's own")
-    backtest.add_argument("--target", nargs="+", default=[], metavar="RUN",
+    backtest.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
                           help="measured runs to score once, last, from all training "
                                "runs")  # fmt: skip
     _chance(backtest)
@@ -99,11 +100,11 @@ def add(command: Command) -> None:
     following.add_argument("--measurements", required=True, metavar="FILE")
     following.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
                            help="shell patterns of run names")  # fmt: skip
-    following.add_argument("--target", required=True, nargs="+", metavar="RUN",
+    following.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                            help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
-    following.add_argument("--flops", required=True, type=float, metavar="BUDGET",
+    following.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
                            help="what new runs may cost together")  # fmt: skip
-    following.add_argument("--candidate", nargs="+", metavar="RUN",
+    following.add_argument("--candidate", dest="candidates", nargs="+", metavar="RUN",
                            help="NAME=N_PARAMS,N_TOKENS[,FLOPS] (default: every trained size at "
                                 "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
     following.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except InputError as e:
-        print(f"ladder {args.command}: {e}", file=sys.stderr)
+        print(f"ladder {args.command}: {with_flags(str(e), args.parser)}", file=sys.stderr)
         distributed.leave(2)
         return 2
     except Preempted:
@@ -37,6 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ladder {args.command}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def with_flags(message: str, parser: argparse.ArgumentParser) -> str:
+    """A library's message with the command's flags in place of the names of arguments.
+
+    Args:
+        message: names arguments and fields in backquotes, as in "`train` 'x*' matches no run".
+        parser: of the command; an option is found by its destination.
+    """
+    flags = {
+        action.dest: max(action.option_strings, key=len)
+        for action in parser._actions
+        if action.option_strings
+    }
+    return re.sub(r"`([\w.]+)`", lambda match: flags.get(match[1], match[0]), message)
 
 
 _COMMANDS = {

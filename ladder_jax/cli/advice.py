@@ -22,30 +22,33 @@ def backtest(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from fitting.evaluation import backtest
+    from fitting.forecast import ForecastSpec
     from fitting.observations import select
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
     settings = {"inputs": args.inputs, "feature": args.feature, "chance": known}
-    methods = {name: settings | {"method": name} for name in dict.fromkeys(args.methods)}
+    methods = {
+        name: ForecastSpec(tasks=args.tasks, method=name, **settings)
+        for name in dict.fromkeys(args.methods)
+    }
     runs = select.select_runs(frame, args.train)
-    backtest.check_targets(frame, runs, args.target)
-    cells, failed = backtest.run(frame, args.train, args.tasks, methods)
+    backtest.check_targets(frame, runs, args.targets)
+    cells, failures = backtest.run(frame, args.train, methods)
     parts = [cells]
-    if args.target:  # last, so that no choice between methods has seen them
-        last, more = backtest.score(
-            frame, {backtest.TARGETS: (runs, args.target)}, args.tasks, methods
-        )
-        parts, failed = [cells, last], failed + more
+    if args.targets:  # last, so that no choice between methods has seen them
+        split = backtest.Split(runs, args.targets)
+        last, more = backtest.score(frame, {backtest.TARGETS: split}, methods)
+        parts, failures = [cells, last], failures + more
     write_predictions(pd.concat(parts, ignore_index=True), args.out)
     summary = backtest.summary(cells)
     show.columns(backtest.table_cells(summary))
     print("\nmean error by task, points")
     show.columns(backtest.task_cells(backtest.by_task(cells)))
-    if args.target:
-        print(f"\nscored once, from all training runs: {', '.join(args.target)}")
+    if args.targets:
+        print(f"\nscored once, from all training runs: {', '.join(args.targets)}")
         show.columns(backtest.table_cells(backtest.summary(parts[-1])))
-    for text in failed:
+    for text in failures:
         print(f"note: {text}")
     print(args.out)
     if args.figures:
@@ -60,23 +63,23 @@ def next_run(args: argparse.Namespace) -> None:
     show.problems(problems, args.strict)
     _keep_compiled()
     from fitting.advise import next_run as advice
+    from fitting.forecast import ForecastSpec
     from fitting.report import charts
 
-    found = advice.advise(
-        frame, args.train, args.target, args.candidate, args.flops, args.tasks,
-        chances(args.chance, args.tasks),
-    )  # fmt: skip
+    known = chances(args.chance, args.tasks)
+    spec = ForecastSpec(args.train, args.targets, args.tasks, chance=known)
+    found = advice.advise(frame, spec, args.budget, args.candidates)
     if args.out:
         write_predictions(found.rows, args.out)
     show.columns(_cells(found.rows))
     print(f"now: intervals of {100 * found.now:.2f} points on average")
     if found.chosen:
         print(
-            f"best within {args.flops:.3g} FLOPs: {', '.join(found.chosen)}, "
+            f"best within {args.budget:.3g} FLOPs: {', '.join(found.chosen)}, "
             f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} points"
         )
     else:
-        print(f"no affordable run narrows the intervals by {advice.HELPS:.0%}")
+        print(f"no affordable run narrows the intervals by {advice.WORTHWHILE:.0%}")
     if args.out:
         print(args.out)
     if args.figure:

@@ -82,7 +82,7 @@ def _asked(args: argparse.Namespace, model: Any, beside: Path | None) -> list[An
     """The tasks, tokenised and packed."""
     from tqdm import tqdm
 
-    from fitting.observations.select import MAIN_TASKS
+    from fitting.observations.preparation import MAIN_TASKS
     from ladder_jax.data.tokenizer import check_vocabulary, find_tokenizer
     from ladder_jax.eval import scoring
     from ladder_jax.tasks import olmes

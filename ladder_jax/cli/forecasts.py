@@ -32,7 +32,7 @@ def predict(args: argparse.Namespace) -> None:
     from ladder_jax.runtime.paths import cache_dir
 
     compilation.keep(cache_dir())
-    from fitting.forecast import diagnose, predict
+    from fitting.forecast import ForecastSpec, diagnose, predict
     from fitting.posterior import archive
     from fitting.report import charts
 
@@ -41,11 +41,12 @@ def predict(args: argparse.Namespace) -> None:
         "feature": args.feature,
         "inputs": args.inputs,
         "steps": args.steps,
-        "levels": args.level or [0.95],
+        "levels": args.levels or [0.95],
         "chance": known,
         "new_items": args.new_items,
     }
-    forecasts = predict.forecast(frame, args.train, args.target, args.tasks, **settings)
+    spec = ForecastSpec(args.train, args.targets, args.tasks, **settings)
+    forecasts = predict.forecast(frame, spec)
     predictions = predict.to_frame(forecasts)
     if args.lock:
         _lock(forecasts, predictions, frame, args.train, settings, Path(args.out), held)

@@ -147,14 +147,14 @@ def _forecast_targets(
     """Forecasts, controls and lock, from the grid's measurements alone; files what is forecast."""
     import ladder_jax
     from fitting.evaluation import lock
-    from fitting.forecast import diagnose, predict
-    from fitting.observations.select import Target
+    from fitting.forecast import ForecastSpec, diagnose, predict
+    from fitting.observations.select import TargetRun
     from ladder_jax.models import counts
 
     ladder, settings = experiment.LADDER, {"levels": _RUN_LEVELS} | experiment.FORECAST
     grid = [run.name for run in ladder.runs()]
     targets = [
-        Target(
+        TargetRun(
             target.run.name,
             counts.n_params(target.run.model),
             target.n_tokens,
@@ -165,7 +165,7 @@ def _forecast_targets(
     fitted = frame[frame["run"].isin(grid)]
     own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
     tasks = ["heldout", *own]
-    every = predict.forecast(fitted, grid, targets, tasks, **settings)
+    every = predict.forecast(fitted, ForecastSpec(grid, targets, tasks, **settings))
     controls = [forecast for forecast in every if diagnose.is_control(forecast)]
     forecasts = [forecast for forecast in every if not diagnose.is_control(forecast)]
     predictions, path = predict.to_frame(forecasts), out / "predictions.lock"
@@ -213,14 +213,15 @@ def _report_targets(
 def _held_out(experiment: Any, frame: Any, tasks: list[str]) -> tuple[Any, list[str]]:
     """Cells of a backtest of every method inside the grid, if there can be one, and complaints."""
     from fitting.evaluation import backtest
+    from fitting.forecast import ForecastSpec
 
     grid = [run.name for run in experiment.LADDER.runs()]
     if len(experiment.LADDER.sizes) < backtest.FEWEST_SIZES or not tasks:
         return None, []
-    own = {k: v for k, v in experiment.FORECAST.items() if k not in ("new_items", "levels")}
-    methods = {name: own | {"method": name} for name in backtest.COMPARED}
+    own: dict[str, Any] = {**experiment.FORECAST, "tasks": tasks, "new_items": False}
+    methods = {name: ForecastSpec(**dict(own, method=name)) for name in backtest.COMPARED}
     try:
-        return backtest.run(frame, grid, tasks, methods)
+        return backtest.run(frame, grid, methods)
     except InputError as e:  # the forecast stands without it
         return None, [str(e)]
 
