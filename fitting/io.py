@@ -17,7 +17,7 @@ from fitting.errors import InputError
 def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> None:
     """Calls `write_to(temporary file)` and moves the result to `path` only if it succeeds.
 
-    A link is followed.
+    A symbolic link is followed.
 
     Raises:
         InputError: the path cannot be written, or is a directory or device.
@@ -50,7 +50,7 @@ def _umask() -> int:
 
 
 def read_json(path: Path) -> Any:
-    """Parses a JSON file that we wrote.
+    """Parses a JSON file that this program wrote.
 
     Raises:
         InputError: it is damaged.

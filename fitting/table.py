@@ -1,8 +1,8 @@
 """The measurement table: its schema, and how it is read, checked and written.
 
 Long format, one row a (run, step, task, metric); CSV or Parquet by ending; unknown cells are
-empty.  Every complaint names file, row (as a text editor counts lines, the header being 1),
-field and mend.
+empty.  Every error message names file, row (as a text editor counts lines, the header being 1) and
+field, and says what to do.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ METRICS: dict[str, tuple[float, float]] = {
 
 
 def check_value(metric: str, value: float) -> str | None:
-    """What is wrong with one value of a metric, in words; None if nothing is."""
+    """The problem of one value of a metric, in words; None if it is valid."""
     if metric not in METRICS:
         return f"metric {metric!r} is unknown: use one of {', '.join(METRICS)}"
     if not np.isfinite(value):
@@ -79,7 +79,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
 
     Args:
         path: the file.
-        required: columns that must stand in the header.
+        required: columns that must be in the header.
 
     Returns:
         A frame of strings whose index holds the rows' line numbers, and the problems.
@@ -101,14 +101,14 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
             raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
     if len(set(header)) < len(header):
         twice = next(c for c in header if header.count(c) > 1)
-        raise InputError(f"{path}: row 1: column {twice!r} stands twice; remove one")
+        raise InputError(f"{path}: row 1: column {twice!r} is there twice; remove one")
     numbers, rows, problems = [], [], []
     for number, line in enumerate(lines[1:], start=2):
         if not line.strip():
             continue
         row = _fields(line)
         if row is None:
-            problems.append(Problem(str(path), number, "a quote is not closed: mend the row"))
+            problems.append(Problem(str(path), number, "a quote is not closed: correct the row"))
         elif len(row) != len(header):
             found = f"{len(row)} fields where the header has {len(header)}"
             problems.append(Problem(str(path), number, f"{found}: restore the row"))
@@ -160,15 +160,15 @@ def read(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[Pro
     path = Path(path)
     if _kind(path) == "csv":
         raw, problems = read_rows(path, COLUMNS)
-        complaints = _Complaints(raw.index)
-        frame = _parse(raw, complaints)
+        bad_rows = _BadRows(raw.index)
+        frame = _parse(raw, bad_rows)
     else:
         frame, problems = _read_parquet(path), []
-        complaints = _Complaints(frame.index)
-    _check(frame, complaints)
-    problems = sorted(problems + complaints.problems(str(path)), key=lambda p: p.row or 0)
+        bad_rows = _BadRows(frame.index)
+    _check(frame, bad_rows)
+    problems = sorted(problems + bad_rows.problems(str(path)), key=lambda p: p.row or 0)
     fail_if(problems, strict)
-    good = frame.loc[complaints.fine, list(COLUMNS)].reset_index(drop=True)
+    good = frame.loc[bad_rows.fine, list(COLUMNS)].reset_index(drop=True)
     return good.astype({column: "Int64" for column in INTEGER_COLUMNS}), problems
 
 
@@ -185,9 +185,9 @@ def validate(frame: pd.DataFrame, source: str = "table") -> list[Problem]:
     if missing:
         return [Problem(source, 1, f"column {missing[0]!r} is missing; add it")]
     numbered = frame.set_axis(np.arange(2, len(frame) + 2))
-    complaints = _Complaints(numbered.index)
-    _check(numbered, complaints)
-    return complaints.problems(source)
+    bad_rows = _BadRows(numbered.index)
+    _check(numbered, bad_rows)
+    return bad_rows.problems(source)
 
 
 def write(frame: pd.DataFrame, path: str | Path) -> None:
@@ -233,8 +233,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return frame.set_axis(np.arange(2, len(frame) + 2))
 
 
-class _Complaints:
-    """The first complaint about each row of a frame, by index label."""
+class _BadRows:
+    """The first problem of each row of a frame, by index label."""
 
     def __init__(self, index: pd.Index) -> None:
         self.index = index
@@ -253,49 +253,49 @@ class _Complaints:
         return [Problem(source, int(line), text) for line, text in sorted(self.by_line.items())]
 
 
-def _parse(raw: pd.DataFrame, complaints: _Complaints) -> pd.DataFrame:
-    """A frame of text, indexed by line, as numbers and text; what is no number is complained of."""
+def _parse(raw: pd.DataFrame, bad_rows: _BadRows) -> pd.DataFrame:
+    """A frame of text, indexed by line, as numbers and text; notes cells that are not numbers."""
     frame = pd.DataFrame(index=raw.index)
     for column in COLUMNS:
         if column in TEXT_COLUMNS:
             frame[column] = raw[column].str.strip()
         else:
             frame[column], bad = to_numbers(raw[column])
-            complaints.add(bad, lambda i, c=column: f"{c} is {raw.at[i, c]!r}: write a number")
+            bad_rows.add(bad, lambda i, c=column: f"{c} is {raw.at[i, c]!r}: write a number")
     return frame
 
 
-def _check(frame: pd.DataFrame, complaints: _Complaints) -> None:
-    """Complains of every row of typed columns that breaks the schema."""
+def _check(frame: pd.DataFrame, bad_rows: _BadRows) -> None:
+    """Notes every row of typed columns that breaks the schema."""
     for column in INTEGER_COLUMNS + REAL_COLUMNS:
         numbers = frame[column].astype(float)
         if column != "value":
             wrong = (numbers < 0) | numbers.isin([np.inf])
-            complaints.add(wrong, lambda i, c=column: f"{c} is {frame.at[i, c]}: check the sign")
+            bad_rows.add(wrong, lambda i, c=column: f"{c} is {frame.at[i, c]}: check the sign")
         if column in INTEGER_COLUMNS:
             fraction = (numbers % 1 > 0) | (numbers > MAX_INTEGER)
-            complaints.add(fraction, lambda i, c=column: f"{c} is {frame.at[i, c]}: no integer")
+            bad_rows.add(fraction, lambda i, c=column: f"{c} is {frame.at[i, c]}: no integer")
     for column in ("n_params", "n_tokens"):
         zero = (frame[column] == 0).fillna(False)
-        complaints.add(zero, lambda i, c=column: f"{c} is 0: leave it empty if unknown")
+        bad_rows.add(zero, lambda i, c=column: f"{c} is 0: leave it empty if unknown")
     for column in REQUIRED:
         empty = frame[column].isna() | (frame[column] == "")
-        complaints.add(empty, lambda i, c=column: f"{c} is empty or NaN: write its value")
+        bad_rows.add(empty, lambda i, c=column: f"{c} is empty or NaN: write its value")
     known = list(METRICS)
     low, high = (frame["metric"].map({m: METRICS[m][k] for m in known}) for k in (0, 1))
     value = frame["value"].astype(float)
     wrong = ~((value >= low) & (value <= high) & np.isfinite(value))
     metric = frame["metric"].astype(str)
-    complaints.add(wrong, lambda i: check_value(metric[i], value[i]) or "value is bad: mend it")
-    _check_runs(frame, complaints)
+    bad_rows.add(wrong, lambda i: check_value(metric[i], value[i]) or "value is bad: correct it")
+    _check_runs(frame, bad_rows)
 
 
-def _check_runs(frame: pd.DataFrame, complaints: _Complaints) -> None:
-    """One value per (run, step, task, metric), and per run one size, seed and parameter count."""
-    ok = frame[complaints.fine]
+def _check_runs(frame: pd.DataFrame, bad_rows: _BadRows) -> None:
+    """Notes repeated measurements, and runs with two sizes, seeds or parameter counts."""
+    ok = frame[bad_rows.fine]
     when = ok["step"].where(ok["step"].notna(), ok["n_tokens"])
     twice = ok[["run", "task", "metric"]].assign(when=when).duplicated()
-    complaints.add(
+    bad_rows.add(
         twice,
         lambda i: (
             f"run {ok.at[i, 'run']!r} has {ok.at[i, 'metric']} of {ok.at[i, 'task']!r} "
@@ -306,7 +306,7 @@ def _check_runs(frame: pd.DataFrame, complaints: _Complaints) -> None:
         values = ok[column].replace("", None) if column in TEXT_COLUMNS else ok[column]
         first = values.groupby(ok["run"]).transform("first")
         differs = (values.notna() & (values != first)).fillna(False)
-        complaints.add(
+        bad_rows.add(
             differs,
             lambda i, c=column, f=first: (
                 f"{c} is {ok.at[i, c]} where run {ok.at[i, 'run']!r} began with {f[i]}: "

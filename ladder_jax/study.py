@@ -248,7 +248,6 @@ class Study:
     def _spec(self) -> Any:
         """The `ForecastSpec` of the targets."""
         from fitting.forecast.spec import ForecastSpec
-
         from fitting.observations.select import TargetRun
 
         ladder, settings = self.experiment.ladder, dict(self.experiment.forecast or {})
@@ -260,8 +259,9 @@ class Study:
         own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
         fixed = {"train": [r.name for r in self.grid], "targets": targets,
                  "tasks": ["heldout", *own]}  # fmt: skip
+        given: dict[str, Any] = {"levels": _LEVELS} | settings | fixed
         try:
-            return ForecastSpec(**{"levels": _LEVELS} | settings | fixed)
+            return ForecastSpec(**given)
         except TypeError as e:
             where = self.experiment.path or self.experiment.name
             raise InputError(f"{where}: FORECAST: {str(e).partition(') ')[2] or e}") from None

@@ -4,16 +4,16 @@ import numpy as np
 import pandas as pd
 
 from fitting import table
-from fitting.forecast import predict
+from fitting.forecast import ForecastSpec, predict
 from fitting.laws import COMPUTE_ONLY, SIGMOID
 from fitting.laws.curves import predict as curve_value
-from fitting.observations.select import Target
+from fitting.observations.select import TargetRun
 
 LAW = np.array([9.3, 0.3, 0.5])  # log A, alpha, E of compute
 
 LINK = np.array([-0.65, 1.2, 6.0, 1.0])
 
-GOAL = Target("large", 8e6, 1.6e8, 7.7e15)
+GOAL = TargetRun("large", 8e6, 1.6e8, 7.7e15)
 
 
 def planted(seed=0, noise=0.002, tasks=("moves", "still")):
@@ -52,4 +52,4 @@ def truth(goal=GOAL):
 
 def forecasts(frame, **settings):
     settings = {"method": "bootstrap", "inputs": "c", "tasks": ["heldout", "moves"]} | settings
-    return predict.forecast(frame, ["?-*"], [GOAL], **settings)
+    return predict.forecast(frame, ForecastSpec(["?-*"], [GOAL], **settings))

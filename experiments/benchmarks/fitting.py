@@ -27,7 +27,7 @@ from experiments.task_ladders.analyse import cuts
 from experiments.task_ladders.study import Study
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
-from fitting.observations.build import Points
+from fitting.observations.build import Observations
 from fitting.solve import multistart
 from fitting.solve.objectives import HUBER_DELTA
 from ladder_jax.downloads import public_runs
@@ -56,7 +56,7 @@ def sigmoid(x: np.ndarray, a: float, x0: float, k: float, b: float) -> np.ndarra
     return a / (1 + np.exp(-k * (x - x0))) + b
 
 
-def loop(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def loop(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Minima of both steps, each of shape (B, T), one fit after the other."""
     first, second = np.empty((len(chosen), len(data))), np.empty((len(chosen), len(data)))
     bounds = list(zip(*CHINCHILLA.bounds, strict=True))
@@ -77,7 +77,7 @@ def loop(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return first, second
 
 
-def ours(data: list[Points], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ours(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The same minima, all at once."""
     weights = np.asarray(chosen, float)
     starts = np.array([
@@ -114,7 +114,7 @@ def _measure(runs: str) -> None:
     except InputError as e:
         sys.exit(f"python -m experiments.benchmarks.fitting: {e}")
     gathered = Study(frame).data("bpb")
-    data = [d.points for d in gathered]
+    data = [d.observations for d in gathered]
     _, chosen = cuts(gathered[0].final)
     np.seterr(all="ignore")  # the loop strays where exp overflows
     _check_gradient(data[0])
@@ -142,7 +142,7 @@ def _measure(runs: str) -> None:
     }))  # fmt: skip
 
 
-def _check_gradient(p: Points) -> None:
+def _check_gradient(p: Observations) -> None:
     log_n, log_d = np.log(p.x).T
     off = scipy.optimize.check_grad(
         lambda q: huber_and_gradient(q, log_n, log_d, np.log(p.y))[0],

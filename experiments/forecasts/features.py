@@ -11,22 +11,25 @@ import argparse
 import pandas as pd
 
 from fitting.evaluation import backtest
+from fitting.forecast import ForecastSpec
 from fitting.observations import select
-from fitting.observations.select import MAIN_TASKS
+from fitting.observations.preparation import MAIN_TASKS
 
 METHODS = {
-    "bpb": {"feature": "bpb"},
-    "lm_loss": {"feature": "lm_loss"},
-    "task_ce, laplace": {"feature": "task_ce", "method": "laplace"},  # NUTS does not mix
-    "bpb + lm_loss": {},
+    "bpb": ForecastSpec(tasks=MAIN_TASKS, feature="bpb"),
+    "lm_loss": ForecastSpec(tasks=MAIN_TASKS, feature="lm_loss"),
+    "task_ce, laplace": ForecastSpec(  # NUTS does not mix
+        tasks=MAIN_TASKS, feature="task_ce", method="laplace"
+    ),
+    "bpb + lm_loss": ForecastSpec(tasks=MAIN_TASKS),
 }
 
 
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints scores a split and over all, errors by task, and the targets."""
     runs = select.select_runs(table, args.train)
-    parts = {**backtest.splits(table, runs), backtest.TARGETS: (runs, args.target)}
-    cells, notes = backtest.score(table, parts, MAIN_TASKS, METHODS)
+    parts = {**backtest.splits(table, runs), backtest.TARGETS: backtest.Split(runs, args.target)}
+    cells, notes = backtest.score(table, parts, METHODS)
     for title, of_targets in (("Held-out runs of the ladder", False), ("The targets", True)):
         part = cells[(cells["split"] == backtest.TARGETS) == of_targets]
         print(f"\n{title}")

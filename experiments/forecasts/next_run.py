@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from fitting.advise import design
+from fitting.advise import realised
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA
 from fitting.observations import select
-from fitting.observations.build import gather
-from fitting.observations.select import MAIN_TASKS, POOLED
+from fitting.observations.build import observe_tasks, with_targets
+from fitting.observations.preparation import MAIN_TASKS, POOLED
 
 N_BASE = 4  # three runs are fitted exactly by 8 tasks' laws: their noise has no mode
 N_RUNS = 6  # of a sub-ladder, where design alone is meant
@@ -34,22 +34,24 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     names = select.select_runs(table, args.train)
     if len(names) <= N_RUNS:
         raise InputError(f"{len(names)} runs: --train needs more than {N_RUNS}")
-    goals = [select.parse_target(table, name) for name in args.target]
-    data = [
-        gather(table, task, names, goals, POOLED["bpb"], CHINCHILLA).points for task in MAIN_TASKS
+    runs = [select.parse_target(table, name) for name in args.target]
+    tasks = [
+        with_targets(task, table, runs)
+        for task in observe_tasks(table, MAIN_TASKS, names, POOLED["bpb"], CHINCHILLA)
     ]
+    data, targets = [task.observations for task in tasks], [task.targets for task in tasks]
     compute = np.log(data[0].x).sum(-1)
     order = [int(i) for i in np.argsort(compute)]
     rng = np.random.default_rng(_SEED)
     base = order[:N_BASE]
     for n_more in (2, 3):
         sets = _sets(sorted(order[N_BASE:]), n_more, rng)
-        foretold, realised = design.criterion_against_realised(data, base, sets)
+        found = realised.criterion_against_realised(data, targets, base, sets)
         said = f"{', '.join(names[i] for i in base)} and {n_more} more"
-        _report(said, foretold, realised, [[*base, *s] for s in sets], compute)
+        _report(said, *found, [[*base, *s] for s in sets], compute)
     sets = _sets(list(range(len(names))), N_RUNS, rng)
-    foretold, realised = design.design_against_realised(data, sets)
-    _report(f"{N_RUNS} of {len(names)} by design", foretold, realised, sets, compute)
+    found = realised.design_against_realised(data, targets, sets)
+    _report(f"{N_RUNS} of {len(names)} by design", *found, sets, compute)
 
 
 def _sets(runs: list[int], size: int, rng: np.random.Generator) -> list[list[int]]:
@@ -63,12 +65,12 @@ def _sets(runs: list[int], size: int, rng: np.random.Generator) -> list[list[int
 
 
 def _report(
-    said: str, foretold: np.ndarray, realised: np.ndarray, ladders: list[list[int]],
+    said: str, expected: np.ndarray, realised: np.ndarray, ladders: list[list[int]],
     compute: np.ndarray,
 ) -> None:  # fmt: skip
     """One line: correlations of the mean standard deviation, and what a simple rule gets."""
     known = np.isfinite(realised.reshape(len(realised), -1).min(axis=1))
-    first, second = (np.sqrt(v[known]).mean(axis=(1, 2)) for v in (foretold, realised))
+    first, second = (np.sqrt(v[known]).mean(axis=(1, 2)) for v in (expected, realised))
     largest = np.array([compute[ladder].max() for ladder in ladders])[known]
     same = [np.isclose(largest, one) for one in np.unique(largest.round(9))]
     within = [_rank(first[of], second[of]) for of in same if of.sum() >= _ENOUGH]

@@ -16,8 +16,8 @@ import pandas as pd
 from fitting.advise import design
 from fitting.laws import CHINCHILLA
 from fitting.observations import select
-from fitting.observations.build import gather
-from fitting.observations.select import MAIN_TASKS, POOLED
+from fitting.observations.build import observe_tasks, with_targets
+from fitting.observations.preparation import MAIN_TASKS, POOLED
 from fitting.posterior import bayes, sampler
 
 N_LADDERS = 64
@@ -28,14 +28,16 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints times and the sampler's health."""
     jax.config.update("jax_enable_compilation_cache", False)
     names = select.select_runs(table, args.train)
-    goals = [select.parse_target(table, name) for name in args.target]
-    data = {
+    runs = [select.parse_target(table, name) for name in args.target]
+    tasks = {
         feature: [
-            gather(table, task, names, goals, POOLED[feature], CHINCHILLA).points
-            for task in MAIN_TASKS
+            with_targets(task, table, runs)
+            for task in observe_tasks(table, MAIN_TASKS, names, POOLED[feature], CHINCHILLA)
         ]
         for feature in ("bpb", "lm_loss")
     }
+    data = {feature: [task.observations for task in every] for feature, every in tasks.items()}
+    targets = [task.targets for task in tasks["bpb"]]
     for words, features in FEATURES.items():
         jax.clear_caches()
         for cached in (sampler._chains, sampler._constrain):
@@ -52,8 +54,8 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     weights = np.ones((N_LADDERS, len(names)))
     for row in weights:
         row[rng.permutation(len(names))[: len(names) // 3]] = 0
-    design.joints(data["bpb"], weights)
+    design.joint_predictions(data["bpb"], targets, weights)
     start = time.process_time()
-    design.joints(data["bpb"], weights)
+    design.joint_predictions(data["bpb"], targets, weights)
     each = 1000 * (time.process_time() - start) / N_LADDERS
     print(f"Laplace: {each:.1f} CPU ms a ladder, both steps of eight tasks, once compiled")

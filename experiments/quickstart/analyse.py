@@ -14,7 +14,7 @@ import pandas as pd
 
 from experiments.quickstart.config import FORECAST, LADDER
 from fitting import errors, table
-from fitting.forecast import diagnose, predict
+from fitting.forecast import ForecastSpec, diagnose, predict
 from fitting.observations import select
 
 SPLITS = {
@@ -31,7 +31,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     grid = frame[frame["run"].isin([run.name for run in LADDER.runs()])]
     last = grid["step"] == grid.groupby("run")["step"].transform("max")
     runs = [run.name for run in LADDER.runs()]
-    whole = predict.forecast(grid, runs[:-1], runs[-1:], tasks, **FORECAST)
+    whole = predict.forecast(grid, ForecastSpec(runs[:-1], runs[-1:], tasks, **FORECAST))
     controls = {f.task for f in whole if diagnose.is_control(f)}
     rows = []
     for split, (train, held) in SPLITS.items():
@@ -39,7 +39,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
         known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
         for inputs, words in INPUTS.items():
             settings: dict[str, Any] = FORECAST | {"inputs": inputs}
-            forecasts = predict.forecast(known, train, names, tasks, **settings)
+            forecasts = predict.forecast(known, ForecastSpec(train, names, tasks, **settings))
             made = predict.to_frame([f for f in forecasts if f.task not in controls])
             loss = (made["pred_loss"] / made["actual_loss"] - 1).abs().mean()
             rows.append((split, words, 100 * loss, 100 * made["abs_error"].mean()))

@@ -21,7 +21,7 @@ from fitting.errors import InputError
 from fitting.forecast import diagnose, predict
 from fitting.laws.curves import predict as value_of
 from fitting.observations import noise
-from fitting.observations.select import MAIN_TASKS, PAPER
+from fitting.observations.preparation import MAIN_TASKS, PAPER
 from fitting.report import plots
 from fitting.solve import subsets
 
@@ -51,7 +51,7 @@ def step1(study: Study) -> Result:
             if feature == "c4":
                 forecasts = forecasts[:1]  # one loss for all tasks
             for forecast in forecasts:
-                points = forecast.data.points
+                points = forecast.data.observations
                 known = dict(zip(forecast.step1.curve.names, forecast.step1.theta, strict=True))
                 about = {
                     "fit_error": diagnose.fit_error(forecast.step1, points.x, points.y),
@@ -88,7 +88,7 @@ def step2(study: Study) -> Result:
     for feature in ("bpb", "c4", "task_ce"):
         for method in study.methods:
             for forecast in study.forecasts(feature, method):
-                fit, points = study.link(forecast, method), forecast.data.points
+                fit, points = study.link(forecast, method), forecast.data.observations
                 about = {
                     "fit_error": diagnose.fit_error(fit, points.feature, points.accuracy),
                     "objective": fit.objective,
@@ -178,7 +178,7 @@ def multiple_choice(study: Study) -> Result:
 def variance(study: Study) -> Result:
     """SD over the last ten checkpoints of 1.3B-10xC, and whether it tells of forecast errors."""
     tasks = tuple(CHANCE)
-    frame = noise.of_checkpoints(study.table, GRID[-1], tasks, PAPER["bpb"])
+    frame = noise.checkpoint_noise(study.table, GRID[-1], tasks, PAPER["bpb"])
     for forecast in study.forecasts("bpb", "paper", tasks):
         at = frame["task"] == forecast.task
         fit = study.link(forecast, "paper")
@@ -208,7 +208,7 @@ def set_size(study: Study) -> Result:
     """The SD that each task's accuracy would have with fewer test items."""
     groups = [t for t in study.table["task"].unique() if t.startswith("mmlu_")]
     known = [t for t in groups if t.endswith("_test_rc_5shot") and "avg" not in t]
-    frame = noise.of_checkpoints(study.table, GRID[-1], [*CHANCE, *known], PAPER["bpb"])
+    frame = noise.checkpoint_noise(study.table, GRID[-1], [*CHANCE, *known], PAPER["bpb"])
     fewer = noise.with_fewer_items(frame, (100, 200, 500, 1000, 2000, 5000))
     parts = frame[~frame["task"].str.startswith("mmlu_avg")]  # MMLU by its four groups
     slope = np.polyfit(np.log(parts["n_examples"]), np.log(parts["acc_sd"]), 1)[0]
@@ -232,8 +232,8 @@ def compute_vs_error(study: Study) -> Result:
     loss = np.array([[goal["loss"]] for goal in goals])
     rows = []
     method = study.methods[-1]
-    fits = subsets.fit([d.points for d in data], chosen, method)
-    found = subsets.forecast(fits, [d.points for d in data], x, loss)
+    fits = subsets.fit([d.observations for d in data], chosen, method)
+    found = subsets.forecast(fits, [d.observations for d in data], x, loss)
     assert fits.second_objective is not None
     for b, (vary, value) in enumerate(labels):
         for t, goal in enumerate(goals):
@@ -292,10 +292,10 @@ def design(study: Study) -> Result:
         final = data[0].final
         chosen = np.array([final["size"].isin(sizes) for sizes in SPLITS.values()])
         side = next(iter(data[0].columns))
-        fits = subsets.fit([d.points for d in data], chosen, "least-squares")
-        x = np.array([d.points.x for d in data])
-        y = np.array([d.points.y for d in data])
-        found = subsets.forecast(fits, [d.points for d in data], x, y)
+        fits = subsets.fit([d.observations for d in data], chosen, "least-squares")
+        x = np.array([d.observations.x for d in data])
+        y = np.array([d.observations.y for d in data])
+        found = subsets.forecast(fits, [d.observations for d in data], x, y)
         for b, split in enumerate(SPLITS):
             for t, d in enumerate(data):
                 for g in np.flatnonzero(~chosen[b]):

@@ -12,12 +12,13 @@ from fitting.forecast import predict
 from fitting.forecast.predict import TaskForecast
 from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SIGMOID, SINGLE_STEP, Law
 from fitting.observations import select
-from fitting.observations.build import TaskData, gather, under
-from fitting.observations.select import MAIN_TASKS, PAPER, Protocol, Target
+from fitting.observations.build import TaskData, observe, under_law, with_targets
+from fitting.observations.preparation import MAIN_TASKS, PAPER, Preparation
+from fitting.observations.select import TargetRun
 from fitting.solve.fit import Fit
 from fitting.solve.lbfgs import fit_link
 
-VARIANTS: dict[str, tuple[Law, Protocol]] = {
+VARIANTS: dict[str, tuple[Law, Preparation]] = {
     "bpb": (CHINCHILLA, PAPER["bpb"]),
     "c4": (CHINCHILLA, PAPER["lm_loss"]),
     "task_ce": (CHINCHILLA, PAPER["task_ce"]),
@@ -56,26 +57,27 @@ class Study:
 
     @functools.cache  # noqa: B019 (lives as long as the study)
     def _task(self, variant: str, task: str) -> TaskData:
-        law, protocol = VARIANTS[variant]
-        if variant != "bpb" and protocol is PAPER["bpb"]:
-            return under(self._task("bpb", task), law)
-        return gather(self.table, task, *self._runs, protocol, law)
+        law, preparation = VARIANTS[variant]
+        if variant != "bpb" and preparation is PAPER["bpb"]:
+            return under_law(self._task("bpb", task), law)
+        runs, targets = self._runs
+        return with_targets(observe(self.table, task, runs, preparation, law), self.table, targets)
 
     @functools.cached_property
-    def _runs(self) -> tuple[list[str], list[Target]]:
+    def _runs(self) -> tuple[list[str], list[TargetRun]]:
         """In the table's order, which paper mode feels: its searches end where rounding sends them.
 
         Task CE of HellaSwag and OpenBookQA ends elsewhere in another order of the same runs.
         """
-        goals = [select.parse_target(self.table, name) for name in TARGETS]
-        return select.select_runs(self.table, GRID), goals
+        targets = [select.parse_target(self.table, name) for name in TARGETS]
+        return select.select_runs(self.table, GRID), targets
 
     @functools.cache  # noqa: B019
     def forecasts(
         self, variant: str, method: str, tasks: tuple[str, ...] = MAIN_TASKS
     ) -> list[TaskForecast]:
         """Forecasts of both targets from all sixteen runs."""
-        return predict.of_data(self.data(variant, tasks), method)
+        return predict.of_tasks(self.data(variant, tasks), method)
 
     def link(self, forecast: TaskForecast, method: str) -> Fit:
         """Step 2 alone: the paper's command for it starts from a = chance - 1, not from -1."""
@@ -84,6 +86,6 @@ class Study:
             return forecast.step2
         first, *others = SIGMOID.params
         start = replace(first, start=CHANCE[forecast.task] - 1)
-        fitted = forecast.data.points
+        fitted = forecast.data.observations
         link = replace(SIGMOID, params=(start, *others))
         return fit_link(link, fitted.feature, fitted.accuracy)

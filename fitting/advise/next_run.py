@@ -1,43 +1,44 @@
 """Advice on which run to train next, within a budget.
 
-What a run would add comes from `fitting.design`; here are the candidates, what they cost, and the
-best set of them.
+`fitting.advise.design` computes how much a run would narrow the intervals; this file lists the
+candidates, their costs, and the best set of them.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from fitting.advise import design
-from fitting.advise.design import Outlook
+from fitting.advise.design import CandidateModel
 from fitting.errors import InputError
+from fitting.forecast.spec import ForecastSpec
 from fitting.laws import CHINCHILLA
-from fitting.observations import select
-from fitting.observations.build import gather
-from fitting.observations.select import MAIN_TASKS, POOLED, Target
+from fitting.observations import build, select
+from fitting.observations.preparation import POOLED
+from fitting.observations.select import TargetRun
 
 ADVICE_COLUMNS = (
     "run", "n_params", "n_tokens", "flops", "width", "shrinkage", "shrinkage_per_flop",
     "affordable", "chosen",
 )  # fmt: skip
-HELPS = 0.01  # least shrinkage of the mean width that is worth a run
+WORTHWHILE = 0.01  # least shrinkage of the mean width that is worth a run
 MULTIPLES = (1, 2, 5, 10, 20, 40)  # of Chinchilla's tokens
 _TOKENS_PER_PARAM = 20
 _SAME_TOKENS = 0.05  # relative difference up to which a run counts as trained
-_FLOPS_PER_ND = 6.0  # where the table does not tell
-_FEWEST = 3  # training runs, as of the methods that pool
+_FLOPS_PER_ND = 6.0  # where the table has no FLOPs
+_FEWEST = 3  # training runs, as for the pooled methods
 _EXHAUSTIVE = 10  # candidates up to which every set is tried
 
 
 @dataclass(frozen=True)
 class Advice:
-    """What each candidate would add, and the best set within the budget.
+    """How much each candidate would narrow the intervals, and the best set within the budget.
 
     Attributes:
         rows: `ADVICE_COLUMNS`, a row a candidate, best shrinkage first; widths are fractions of
@@ -57,77 +58,60 @@ class Advice:
 
 def advise(
     table: pd.DataFrame,
-    train: Sequence[str],
-    targets: Sequence[str | Target],
-    candidates: Sequence[str | Target] | None,
+    spec: ForecastSpec,
     budget: float,
-    tasks: Sequence[str] = ("main",),
-    chance: Mapping[str, float] | None = None,
+    candidates: Sequence[str | TargetRun] | None = None,
 ) -> Advice:
     """How much each candidate would narrow the targets' intervals, and the best set.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
-        train: shell patterns of run names.
-        targets: as of `fitting.predict.forecast`.
-        candidates: in the same form; None for `untrained` sizes and multiples.
+        spec: runs, targets, tasks and chance.  Advice goes by Laplace's approximation, the law of N
+            and D, two steps and bpb, whatever the method; other laws and features are refused.
         budget: FLOPs.
-        tasks: labels; `main` stands for the paper's eight.
-        chance: accuracies of guessing, by task, where labels do not tell.
+        candidates: in the form of targets; None for `untrained` sizes and multiples.
 
     Raises:
         InputError: one line on what is missing or contradictory.
     """
     if not (math.isfinite(budget) and budget > 0):
-        raise InputError(f"--flops {budget:g}: give a budget above 0")
-    runs = select.select_runs(table, train)
+        raise InputError(f"`budget` {budget:g}: give a budget above 0")
+    if spec.fitted_law is not CHINCHILLA or spec.feature not in (None, "bpb"):
+        raise InputError("advice goes by N and D and bpb: leave out `inputs`, `feature`, `law`")
+    runs = select.select_runs(table, spec.train)
     if len(runs) < _FEWEST:
-        raise InputError(f"{len(runs)} runs: --train needs at least {_FEWEST} of them")
+        raise InputError(f"{len(runs)} runs: `train` needs at least {_FEWEST} of them")
     known = table[table["run"].isin(runs)]
-    goals = _parsed(table, targets, "--target", runs)
+    targets = select.target_runs(table, spec.targets, runs)
     if candidates is None:
         offered = untrained(known)
     else:
-        offered = _parsed(table, candidates, "--candidate", runs)
-    names = [goal.name for goal in (*goals, *offered)]
+        offered = select.target_runs(table, candidates, runs, "candidates")
+    names = [run.name for run in (*targets, *offered)]
     for i, name in enumerate(names):
         if name in names[:i]:
             raise InputError(f"{name} is named twice among targets and candidates: leave one out")
-    if not goals or not offered:
-        raise InputError("no target or no candidate: name one with --target and --candidate")
-    everything = [costed(goal, known) for goal in (*goals, *offered)]
-    labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
+    if not targets or not offered:
+        raise InputError("no target or no candidate: name one in `targets` and `candidates`")
+    everything = [with_flops(run, known) for run in (*targets, *offered)]
     data = [
-        gather(
-            table, task, runs, everything, POOLED["bpb"], CHINCHILLA, (chance or {}).get(task)
-        ).points
-        for task in dict.fromkeys(labels)
+        build.with_targets(task, table, everything)
+        for task in build.observe_tasks(
+            table, select.task_labels(spec.tasks), runs, POOLED["bpb"], CHINCHILLA, spec.chance
+        )
     ]
-    if not data:
-        raise InputError("--tasks names none: give labels, or main")
-    return _advice(design.outlook(data, len(goals)), everything[len(goals) :], budget)
+    model = design.candidate_model(
+        [task.observations for task in data], [task.targets for task in data], len(targets)
+    )
+    return _advice(model, everything[len(targets) :], budget)
 
 
-def _parsed(
-    table: pd.DataFrame, given: Sequence[str | Target], flag: str, runs: Sequence[str]
-) -> list[Target]:
-    parsed = []
-    for one in given:
-        if (one if isinstance(one, str) else one.name) in runs:
-            raise InputError(f"{flag} {one} is also in --train: leave it out of one")
-        try:
-            parsed.append(select.parse_target(table, one) if isinstance(one, str) else one)
-        except InputError as e:
-            raise InputError(str(e).replace("--target", flag, 1)) from None
-    return parsed
-
-
-def _advice(outlook: Outlook, offered: Sequence[Target], budget: float) -> Advice:
-    costs, now = np.array([c.flops for c in offered]), outlook.width()
-    best = best_set(outlook, costs, budget)
+def _advice(model: CandidateModel, offered: Sequence[TargetRun], budget: float) -> Advice:
+    costs, now = np.array([c.flops for c in offered]), model.width()
+    best = best_set(model, costs, budget)
     rows = []
     for i, candidate in enumerate(offered):
-        width = outlook.width([i])
+        width = model.width([i])
         shrinkage = 1 - width / now
         rows.append(
             (candidate.name, candidate.n_params, candidate.n_tokens, candidate.flops, width,
@@ -136,10 +120,10 @@ def _advice(outlook: Outlook, offered: Sequence[Target], budget: float) -> Advic
     frame = pd.DataFrame(rows, columns=list(ADVICE_COLUMNS))
     frame = frame.sort_values("shrinkage", ascending=False, kind="stable", ignore_index=True)
     chosen = tuple(offered[i].name for i in best)
-    return Advice(frame, now, chosen, float(costs[best].sum()), outlook.width(best))
+    return Advice(frame, now, chosen, float(costs[best].sum()), model.width(best))
 
 
-def untrained(known: pd.DataFrame) -> list[Target]:
+def untrained(known: pd.DataFrame) -> list[TargetRun]:
     """Every trained size at `MULTIPLES` of Chinchilla's tokens, less what has been trained.
 
     Args:
@@ -155,24 +139,28 @@ def untrained(known: pd.DataFrame) -> list[Target]:
             name, n_tokens = f"{size}-{multiple}xC", multiple * _TOKENS_PER_PARAM * n_params
             same = (runs["n_tokens"] / n_tokens - 1).abs() <= _SAME_TOKENS
             if not same.any() and name not in set(ends["run"]):
-                found.append(Target(name, n_params, n_tokens, math.nan))
+                found.append(TargetRun(name, n_params, n_tokens, math.nan))
     return found
 
 
-def costed(goal: Target, known: pd.DataFrame) -> Target:
-    """The same run with its FLOPs: as given, else as of the training run nearest in size.
+def with_flops(run: TargetRun, known: pd.DataFrame) -> TargetRun:
+    """A run with its FLOPs: those given, else FLOPs per N D of the run nearest in size.
 
-    FLOPs over N D are 6 and what attention takes, which depends on the size.
+    FLOPs per N D are 6 plus the share of attention, which depends on the size.
+
+    Args:
+        run: a target or candidate.
+        known: measurements of the training runs.
     """
-    if math.isfinite(goal.flops):
-        return goal
+    if math.isfinite(run.flops):
+        return run
     ends = _ends(known)
     ratio = (ends["flops"] / (ends["n_params"] * ends["n_tokens"])).to_numpy(float)
-    distance = np.abs(np.log(ends["n_params"].to_numpy(float) / goal.n_params))
+    distance = np.abs(np.log(ends["n_params"].to_numpy(float) / run.n_params))
     distance = np.where(np.isfinite(ratio) & np.isfinite(distance), distance, np.inf)
     nearest = int(np.argmin(distance))
-    of_size = ratio[nearest] if np.isfinite(distance[nearest]) else _FLOPS_PER_ND
-    return replace(goal, flops=float(of_size * goal.n_params * goal.n_tokens))
+    flops_per_nd = ratio[nearest] if np.isfinite(distance[nearest]) else _FLOPS_PER_ND
+    return replace(run, flops=float(flops_per_nd * run.n_params * run.n_tokens))
 
 
 def _ends(known: pd.DataFrame) -> pd.DataFrame:
@@ -182,19 +170,20 @@ def _ends(known: pd.DataFrame) -> pd.DataFrame:
     return plain.sort_values("n_tokens", kind="stable").groupby("run", sort=False).tail(1)
 
 
-def best_set(outlook: Outlook, costs: np.ndarray, budget: float) -> list[int]:
+def best_set(model: CandidateModel, costs: np.ndarray, budget: float) -> list[int]:
     """The set of candidates within the budget that leaves the narrowest intervals.
 
-    Every set is tried of up to ten affordable candidates.  Of more: sets grown one by one, by
-    shrinkage and by shrinkage per FLOP, then mended by exchanges.
+    With up to ten affordable candidates every set is tried.  With more, two sets are grown one run
+    at a time, by shrinkage and by shrinkage per FLOP, then improved by exchanging runs.
 
     Args:
-        outlook: of the candidates.
+        model: of the candidates.
         costs: FLOPs of each, shape (C,).
         budget: FLOPs.
 
     Returns:
-        Positions of candidates, cheapest first; empty if none shrinks the mean width by `HELPS`.
+        Positions of candidates, cheapest first; empty if the mean width shrinks by less than
+        `WORTHWHILE`.
     """
     affordable = [int(c) for c in np.flatnonzero(costs <= budget)]
     if len(affordable) <= _EXHAUSTIVE:
@@ -202,48 +191,48 @@ def best_set(outlook: Outlook, costs: np.ndarray, budget: float) -> list[int]:
             list(s) for n in range(1, len(affordable) + 1)
             for s in itertools.combinations(affordable, n) if costs[list(s)].sum() <= budget
         )  # fmt: skip
-        found = min(sets, key=outlook.width, default=[])
+        found = min(sets, key=model.width, default=[])
     else:
-        mended = [_mend(outlook, costs, budget, affordable, power) for power in (0.0, 1.0)]
-        found = min(mended, key=outlook.width)
-    if not found or 1 - outlook.width(found) / outlook.width() < HELPS:
+        exchanged = [_exchange(model, costs, budget, affordable, power) for power in (0.0, 1.0)]
+        found = min(exchanged, key=model.width)
+    if not found or 1 - model.width(found) / model.width() < WORTHWHILE:
         return []
     return sorted(found, key=lambda c: costs[c])
 
 
 def _grow(
-    outlook: Outlook,
+    model: CandidateModel,
     costs: np.ndarray,
     budget: float,
     candidates: list[int],
     power: float,
     chosen: list[int],
 ) -> list[int]:
-    """Adds whichever gains most per FLOPs ** power, as long as one fits into the budget."""
+    """Adds the run that narrows most per FLOPs ** power, while one fits into the budget."""
     while True:
         left = budget - costs[chosen].sum()
         open_ = [c for c in candidates if c not in chosen and costs[c] <= left]
         if not open_:
             return chosen
-        now = outlook.width(chosen)
-        gains = [(now - outlook.width([*chosen, c])) / costs[c] ** power for c in open_]
+        now = model.width(chosen)
+        gains = [(now - model.width([*chosen, c])) / costs[c] ** power for c in open_]
         chosen = [*chosen, open_[int(np.argmax(gains))]]
 
 
-def _mend(
-    outlook: Outlook, costs: np.ndarray, budget: float, candidates: list[int], power: float
+def _exchange(
+    model: CandidateModel, costs: np.ndarray, budget: float, candidates: list[int], power: float
 ) -> list[int]:
-    """A grown set, with one swapped for another as long as that narrows the intervals."""
-    chosen = _grow(outlook, costs, budget, candidates, power, [])
-    best, improved = outlook.width(chosen), True
+    """A grown set, whose runs are exchanged one by one while that narrows the intervals."""
+    chosen = _grow(model, costs, budget, candidates, power, [])
+    best, improved = model.width(chosen), True
     while improved:
         improved = False
         for old, new in itertools.product(chosen, candidates):
             kept = [*(c for c in chosen if c != old), new]
             if new in chosen or costs[kept].sum() > budget:
                 continue
-            swapped = _grow(outlook, costs, budget, candidates, power, kept)
-            width = outlook.width(swapped)
+            swapped = _grow(model, costs, budget, candidates, power, kept)
+            width = model.width(swapped)
             if width < best * (1 - 1e-9):
                 chosen, best, improved = swapped, width, True
                 break

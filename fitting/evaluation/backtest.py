@@ -1,13 +1,13 @@
-"""How well each method would have forecast runs that are known: larger rungs held out in turn.
+"""How well each method would have forecast known runs: larger sizes are held out in turn.
 
-A method is chosen here, on extrapolations inside a ladder; the targets that one cares for are then
-scored once.
+A method is chosen here, by extrapolations inside a ladder; the actual targets are then scored once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,20 +16,40 @@ from tqdm import tqdm
 from fitting.errors import InputError
 from fitting.forecast import distribution, predict
 from fitting.forecast.predict import TaskForecast
+from fitting.forecast.spec import ForecastSpec
 from fitting.observations import select
 
 LEVELS = (0.5, 0.8, 0.95)
 COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
 FEWEST_SIZES = 3  # two to fit and one to hold out
-ALL_SPLITS, TARGETS = "all splits", "targets"  # the second is no split, and not among them
+ALL_SPLITS, TARGETS = "all splits", "targets"  # rows of `TARGETS` are not part of all splits
 CELL_COLUMNS = (
     "split", "method", "task", "target", "pred", "actual", "abs_error", "crps",
     *(f"{side}_{level:g}" for level in LEVELS for side in ("lo", "hi")), "interval_score",
 )  # fmt: skip
 
 
-def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str], list[str]]]:
-    """Every ordered split by size: words -> (runs up to it, runs above).
+class Split(NamedTuple):
+    """Names of the runs that are fitted, and of those that are forecast."""
+
+    train: Sequence[str]
+    held_out: Sequence[str]
+
+
+class Scores(NamedTuple):
+    """Scores of forecasts.
+
+    Attributes:
+        cells: a row a (split, method, task, held-out run) in `CELL_COLUMNS`.
+        failures: one line for each forecast that could not be made, or failed its checks.
+    """
+
+    cells: pd.DataFrame
+    failures: list[str]
+
+
+def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, Split]:
+    """Every split by size: the sizes up to one are fitted, the larger ones held out.
 
     At least two sizes train, and at least one is held out.
 
@@ -40,7 +60,7 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str
     known = known.astype({"n_params": float}).groupby("run").first()  # of each, the first known
     for name in runs:
         if not known["n_params"][name] > 0:
-            raise InputError(f"--train: run {name!r} has no n_params: fill it in")
+            raise InputError(f"`train`: run {name!r} has no n_params: fill it in")
     label = known["size"].astype(object)
     known["size"] = label.where(
         label.notna() & (label != ""), known["n_params"].map("{:.3g}".format)
@@ -48,7 +68,7 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str
     sizes = known.groupby("size")["n_params"].max().sort_values()
     if len(sizes) < FEWEST_SIZES:
         raise InputError(
-            f"the runs of --train have {len(sizes)} size{'s' if len(sizes) != 1 else ''}: a "
+            f"the runs of `train` have {len(sizes)} size{'s' if len(sizes) != 1 else ''}: a "
             "backtest needs three, two to fit and one to hold out"
         )
     found = {}
@@ -56,85 +76,83 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, tuple[list[str
         small = set(sizes.index[: last + 1])
         below = [name for name in runs if known["size"][name] in small]
         above = [name for name in runs if name not in below]
-        found[f"up to {sizes.index[last]}"] = (below, above)
+        found[f"up to {sizes.index[last]}"] = Split(below, above)
     return found
 
 
 def check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[str]) -> None:
-    """Checks that runs to score at the end are measured and do not train.
+    """Checks that runs to score at the end are measured, and are not training runs.
 
     Raises:
         InputError: one of them is not in the table, or is a training run.
     """
     for name in targets:
         if name in runs:
-            raise InputError(f"--target {name} is also in --train: leave it out of one")
+            raise InputError(f"`targets` {name} is also in `train`: leave it out of one")
         if not (table["run"] == name).any():
-            raise InputError(f"--target {name!r} is not in the table: name a measured run")
+            raise InputError(f"`targets` {name!r} is not in the table: name a measured run")
 
 
 def run(
     table: pd.DataFrame,
     train: Sequence[str],
-    tasks: Sequence[str],
-    methods: Mapping[str, Mapping[str, Any]],
+    methods: Mapping[str, ForecastSpec],
     progress: bool = True,
-) -> tuple[pd.DataFrame, list[str]]:
+) -> Scores:
     """Forecasts every held-out run by every method.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
         train: shell patterns of the ladder's runs.
-        tasks: labels; `main` stands for the paper's eight.
-        methods: name -> arguments of `fitting.predict.forecast`.
-        progress: shows a bar.
-
-    Returns:
-        A row a (split, method, task, held-out run) in `CELL_COLUMNS`, and what could not be done.
+        methods: name -> tasks, method and settings; its runs and levels are replaced.
+        progress: whether to show a progress bar.
 
     Raises:
         InputError: there are too few sizes, or nothing could be forecast.
     """
     parts = splits(table, select.select_runs(table, train))
-    return score(table, parts, tasks, methods, progress)
+    return score(table, parts, methods, progress)
 
 
 def score(
     table: pd.DataFrame,
-    parts: Mapping[str, tuple[list[str], list[str]]],
-    tasks: Sequence[str],
-    methods: Mapping[str, Mapping[str, Any]],
+    parts: Mapping[str, Split],
+    methods: Mapping[str, ForecastSpec],
     progress: bool = True,
-) -> tuple[pd.DataFrame, list[str]]:
-    """The same for splits of one's own: name -> (runs that train, runs that are forecast).
+) -> Scores:
+    """Forecasts the held-out runs of given splits by every method.
+
+    Args:
+        table: measurements, in the schema of `fitting.table`.
+        parts: name -> split.
+        methods: as for `run`.
+        progress: whether to show a progress bar.
 
     Raises:
         InputError: nothing could be forecast and compared.
     """
-    cells, failed = [], []
+    cells, failures = [], []
     jobs = [(split, name) for split in parts for name in methods]
     for split, name in tqdm(jobs, desc="backtest", unit="fit", disable=not progress):
-        train, held = parts[split]
+        train, held_out = parts[split]
+        spec = replace(methods[name], train=_literal(train), targets=held_out, levels=LEVELS)
         try:
-            made = predict.forecast(
-                select.as_ended(table, held), _literal(train), held, tasks, levels=LEVELS,
-                **methods[name],
-            )  # fmt: skip
+            made = predict.forecast(select.without_early_evaluations(table, held_out), spec)
         except InputError as e:
-            failed.append(f"{split}, {name}: {e}")
+            failures.append(f"{split}, {name}: {e}")
             continue
         for posterior in made[0].posteriors.values():
-            failed += [f"{split}, {name}: {problem}" for problem in posterior.problems]
-        suffix = made[0].method.removeprefix(methods[name].get("method", made[0].method))
+            failures += [f"{split}, {name}: {problem}" for problem in posterior.problems]
+        suffix = made[0].method.removeprefix(spec.method)
         cells += [cell for forecast in made for cell in _cells(split, name + suffix, forecast)]
     if not cells:
         nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
-        raise InputError(failed[0] if failed else nothing)
-    return pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failed
+        raise InputError(failures[0] if failures else nothing)
+    return Scores(pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failures)
 
 
 def _literal(names: Sequence[str]) -> list[str]:
-    """Patterns that match these names alone."""
+    """Shell patterns that match these names alone."""
     return ["".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names]
 
 
@@ -182,9 +200,9 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
                 row[name] = 100 * group[column].mean()
             for level in LEVELS:
                 low, high = group[f"lo_{level:g}"], group[f"hi_{level:g}"]
-                held = (low <= group["actual"]) & (group["actual"] <= high)
+                inside = (low <= group["actual"]) & (group["actual"] <= high)
                 row |= {
-                    f"cover_{level:g}": held.mean(),
+                    f"cover_{level:g}": inside.mean(),
                     f"width_{level:g}": 100 * (high - low).mean(),
                 }
             rows.append(row)
@@ -198,14 +216,14 @@ def by_task(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def task_cells(errors: pd.DataFrame) -> list[list[str]]:
-    """A header and rows of text, of `by_task`."""
+    """The result of `by_task` as text: a header and rows of cells."""
     names = list(errors.columns[1:])
     rows = [[row["task"], *(f"{row[n]:.2f}" for n in names)] for row in errors.to_dict("records")]
     return [["task", *names], *rows]
 
 
 def table_cells(summary: pd.DataFrame) -> list[list[str]]:
-    """A header and rows of text."""
+    """The result of `summary` as text: a header and rows of cells."""
     header = ["split", "method", "n", "MAE", "CRPS", "interval score 95"]
     header += [f"in {level:.0%} (width)" for level in LEVELS]
     rows = [header]

@@ -1,7 +1,7 @@
-"""Forecasts that cannot be changed unseen between their making and what they are held against.
+"""Locks: hashes that show whether a forecast was changed after it was made.
 
-A lock is a hash over everything a forecast says, the measurements it was made from, the config and
-the version that made it.  Columns that are measured afterwards are left out.
+A lock covers the forecast, the measurements it was made from, the config, and the version of the
+program.  Columns that are measured afterwards are left out.
 """
 
 from __future__ import annotations
@@ -28,30 +28,31 @@ _ORDER = ["run", "task", "metric", "step", "n_tokens"]
 def config_of(
     forecasts: Sequence[TaskForecast], train: Sequence[str], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What decided forecasts, JSON-ready: as it was asked for, and what came of it.
+    """The settings of forecasts and the names that they resolved to, ready for JSON.
 
     Args:
-        forecasts: of one call, as they are locked.
+        forecasts: made by one call, as they are locked.
         train: patterns of the runs fitted.
-        settings: other arguments of `fitting.predict.forecast`.
+        settings: of `fitting.forecast.ForecastSpec`, beside train, targets and tasks.
 
     Returns:
         `settings`, `train`, and: `fitted`, names of runs; `targets`, name -> n_params, n_tokens,
-        flops and rate; `tasks`, label -> what is forecast of it (`loss`, `acc`) -> (task, metric);
-        names of the `law` and the `link`; `features` of a pooled posterior.
+        flops and rate (learning-rate fraction); `tasks`, label -> `loss` or `acc` -> (task,
+        metric); names of the `law` and the `link`; `features` of a pooled posterior.
     """
-    goals = forecasts[0].measured[["run", "n_params", "n_tokens", "flops", "rate"]]
-    points = [forecast.data.points for forecast in forecasts]
-    link = next((p.link.name for p in points if p.link is not None), None)
+    columns = ["run", "n_params", "n_tokens", "flops", "lr_fraction"]
+    targets = forecasts[0].measured[columns].rename(columns={"lr_fraction": "rate"})
+    observed = [forecast.data.observations for forecast in forecasts]
+    link = next((task.link.name for task in observed if task.link is not None), None)
     return dict(settings) | {
         "train": list(train),
         "fitted": list(dict.fromkeys(str(run) for f in forecasts for run in f.final["run"])),
         "targets": {
-            str(goal.pop("run")): {name: _json_number(value) for name, value in goal.items()}
-            for goal in goals.to_dict("records")
+            str(target.pop("run")): {name: _json_number(value) for name, value in target.items()}
+            for target in targets.to_dict("records")
         },
         "tasks": {f.task: {name: list(c) for name, c in f.columns.items()} for f in forecasts},
-        "law": points[0].law.name,
+        "law": observed[0].law.name,
         "link": link,
         "features": list(forecasts[0].posteriors),
     }
@@ -60,12 +61,12 @@ def config_of(
 def make(
     predictions: pd.DataFrame, measurements: pd.DataFrame, config: Any, version: str
 ) -> dict[str, Any]:
-    """The lock of a forecast.
+    """Makes the lock of a forecast.
 
     Args:
         predictions: in the pinned columns.
         measurements: the rows that were fitted, and no others.
-        config: what decided the forecast beside them, JSON-ready.
+        config: the settings of the forecast, ready for JSON; see `config_of`.
         version: of the program.
     """
     parts = {
@@ -76,14 +77,14 @@ def make(
         "columns": _FORECAST_COLUMNS,
     }
     made = {"sha256": _sha256(predictions, parts)} | parts
-    return json.loads(json.dumps(made))  # as it will be read back
+    return json.loads(json.dumps(made))  # equal to what will be read back
 
 
 def hold(lock: dict[str, Any], path: Path) -> None:
-    """Writes a lock; one that stands already must say the same.
+    """Writes a lock, or checks the one that is already there.
 
     Raises:
-        InputError: it says otherwise, naming what differs.
+        InputError: the one that is there differs; the message names the part that differs.
     """
     check(lock, path)
     if not path.is_file():
@@ -92,23 +93,23 @@ def hold(lock: dict[str, Any], path: Path) -> None:
 
 
 def check(lock: dict[str, Any], path: Path) -> None:
-    """Complains of a lock that stands already and says otherwise.
+    """Checks that a lock that is already there, if any, equals this one.
 
     Raises:
-        InputError: it does, naming what differs.
+        InputError: it differs; the message names the part that differs.
     """
     if not path.is_file():
         return
     try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise InputError(f"{path}: is damaged: restore it, or use another --out") from None
-    if theirs != lock:
-        known = theirs if isinstance(theirs, dict) else {}
+        raise InputError(f"{path}: is damaged: restore it, or use another `out`") from None
+    if stored != lock:
+        known = stored if isinstance(stored, dict) else {}
         differs = next((k for k in reversed(lock) if known.get(k) != lock[k]), "keys")
         raise InputError(
             f"{path}: holds another forecast ({differs} differs), which cannot be replaced "
-            "after the fact: use another --out"
+            "after the fact: use another `out`"
         )
 
 
@@ -135,16 +136,16 @@ def read(path: Path) -> dict[str, Any]:
 def verify(
     predictions: pd.DataFrame, lock: dict[str, Any], source: str | Path, path: str | Path
 ) -> None:
-    """Checks that predictions are those that were locked.
+    """Checks that predictions are unchanged since they were locked.
 
     Args:
         predictions: in the pinned columns.
         lock: as `read` gives it.
-        source: of the predictions, for messages.
+        source: path of the predictions, for messages.
         path: of the lock, for messages.
 
     Raises:
-        InputError: they are not, or the lock itself was changed.
+        InputError: they were changed, or the lock itself was.
     """
     parts = {key: value for key, value in lock.items() if key != "sha256"}
     if _config_sha256(lock["config"]) != lock["config_sha256"]:
@@ -157,7 +158,7 @@ def verify(
 
 
 def data_sha256(measurements: pd.DataFrame) -> str:
-    """Hash of measurements: the same from memory or file, in whatever order the rows stand."""
+    """Hash of measurements, whatever the order of their rows, read from a file or in memory."""
     types = dict.fromkeys(INTEGER_COLUMNS, "Int64") | dict.fromkeys(REAL_COLUMNS, "float64")
     frame = measurements[list(COLUMNS)].astype(types).sort_values(_ORDER, kind="stable")
     return _hash(frame.to_csv(index=False, lineterminator="\n"))
@@ -173,7 +174,7 @@ def _sha256(predictions: pd.DataFrame, parts: dict[str, Any]) -> str:
 
 
 def _json_number(value: float) -> float | None:
-    """NaN is no JSON, and unlike itself."""
+    """A number for JSON: None for NaN, which JSON lacks and which is not equal to itself."""
     return None if math.isnan(value) else float(value)
 
 

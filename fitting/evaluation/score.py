@@ -1,4 +1,4 @@
-"""A locked forecast held against what was measured afterwards."""
+"""Comparison of a locked forecast with later measurements."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _NEEDED = ("targets", "tasks", "fitted")  # of a lock's config
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Reads predictions in the pinned columns, to the bit as they were written.
+    """Reads predictions in the pinned columns, bit for bit as they were written.
 
     Raises:
-        InputError: the file is unreadable, cut or no table of predictions: file, row and field.
+        InputError: the file is unreadable, cut off or not a table of predictions; the message
+            names file, row and field.
     """
     raw, problems = read_rows(Path(path), PREDICTION_COLUMNS)
     if problems:
@@ -37,10 +38,10 @@ def read_predictions(path: str | Path) -> pd.DataFrame:
 
 
 def check_config(predictions: pd.DataFrame, config: dict[str, Any], source: str | Path) -> None:
-    """Checks that a lock's config says of each prediction what is to be measured.
+    """Checks that a lock's config has the task and the target of each prediction.
 
     Raises:
-        InputError: it does not: an earlier version made it, or other hands.
+        InputError: one is missing: an earlier version made the lock, or it was edited.
     """
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
@@ -51,13 +52,13 @@ def check_config(predictions: pd.DataFrame, config: dict[str, Any], source: str 
     for column, key in (("task", "tasks"), ("target", "targets")):
         unknown = set(predictions[column]) - set(config[key])
         if unknown:
-            raise InputError(f"{source}: its config says nothing of {column} {min(unknown)!r}")
+            raise InputError(f"{source}: its config lacks {column} {min(unknown)!r}: restore it")
 
 
 def compare(
     predictions: pd.DataFrame, measurements: pd.DataFrame, config: dict[str, Any]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The predictions beside what a table says of their targets.
+    """The predictions beside the measured values of their targets.
 
     Args:
         predictions: in the pinned columns.
@@ -66,7 +67,7 @@ def compare(
 
     Returns:
         The predictions with the measured columns filled in anew, empty where nothing was measured;
-        and notes, words -> the tasks that they are true of.
+        and notes: text -> the tasks that it applies to.
     """
     measurements = measurements.astype({"n_tokens": float, "value": float})
     by_run = {str(run): rows for run, rows in measurements.groupby("run", sort=False)}
@@ -88,7 +89,7 @@ def compare(
 
 
 def data_changed(measurements: pd.DataFrame, made: dict[str, Any]) -> bool:
-    """Whether a table has fitted runs, and not as they were when the lock was made."""
+    """Whether a table has the fitted runs, with other measurements than when they were locked."""
     rows = measurements[measurements["run"].isin(made["config"]["fitted"])]
     return not rows.empty and lock.data_sha256(rows) != made["data_sha256"]
 
@@ -96,22 +97,22 @@ def data_changed(measurements: pd.DataFrame, made: dict[str, Any]) -> bool:
 def _remarks(
     target: str, n_tokens: float, columns: dict[str, Any], found: dict[str, Any]
 ) -> list[str]:
-    """What keeps a target from being compared, or blurs it."""
-    said = []
+    """Notes on what prevents a comparison, or makes the measured value inexact."""
+    notes = []
     lacking = [metric for name, (_, metric) in columns.items() if math.isnan(found[name])]
     if found["stale"]:
-        said.append(
+        notes.append(
             f"{target} was not measured at the {n_tokens:,.0f} tokens forecast, so it is not "
             "compared"
         )
     elif lacking:
-        said.append(f"{target} has no {' and no '.join(lacking)} in the table: not compared")
+        notes.append(f"{target} has no {' and no '.join(lacking)} in the table: not compared")
     if found["blurred"]:
-        said.append(
+        notes.append(
             f"the measured value of {target} is a mean of evaluations far apart in training: "
             "leave the early ones out of the table"
         )
-    return said
+    return notes
 
 
 def _number(cell: str, where: str) -> float:

@@ -1,4 +1,4 @@
-"""What a reader should know of fits before trusting what they forecast."""
+"""Warnings about forecasts: fits that are poorly determined, and targets far beyond the runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fitting.laws.curves import predict
 from fitting.posterior.hierarchy import Step1, Step2
 from fitting.solve.fit import Fit
 
-_UNMOVED = 0.7  # posterior over prior standard deviation above which a parameter is told
+_UNINFORMED = 0.7  # posterior over prior standard deviation above which a warning is given
 _WORDS = {
     "logit_floor": "the irreducible share of the loss",
     "logit_share": "how the rest of the loss divides between size and tokens",
@@ -24,7 +24,7 @@ _WORDS = {
     "log_steepness": "the steepness of accuracy in loss",
     "slope": "the effect of the learning rate",
 }
-_FAR_OUT = 0.5  # of the range of features fitted: a target this far beyond it is told
+_FAR_OUT = 0.5  # distance beyond the fitted features, over their range, that gives a warning
 
 
 def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
     """
     rows = []
     for forecast in forecasts:
-        data = forecast.data.points
+        data = forecast.data.observations
         steps: list[tuple[Fit, np.ndarray, np.ndarray]] = [(forecast.step1, data.x, data.y)]
         if forecast.step2 is not None:
             steps.append((forecast.step2, data.feature, data.accuracy))
@@ -74,40 +74,40 @@ def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
     for forecast in forecasts:
         final, curve = forecast.final, forecast.curve
         features = {row["target"]: row["pred_loss"] for row in forecast.rows}
-        for goal in forecast.measured.to_dict("records"):
-            row = {"task": forecast.task, "target": goal["run"]}
+        for target in forecast.measured.to_dict("records"):
+            row = {"task": forecast.task, "target": target["run"]}
             for column in ("n_params", "n_tokens", "flops"):
-                row[column] = goal[column] / final[column].max()
+                row[column] = target[column] / final[column].max()
             row["feature"] = math.nan
             if forecast.step2 is not None:
                 low, high = curve["loss"].min(), curve["loss"].max()
-                row["feature"] = max(0.0, (low - features[goal["run"]]) / (high - low))
+                row["feature"] = max(0.0, (low - features[target["run"]]) / (high - low))
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
-    """What a reader should know before trusting forecasts: plain words -> tasks it is true of."""
+    """Warnings that apply to forecasts: text -> labels of the tasks that it applies to."""
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
         for feature, posterior in forecast.posteriors.items():
             for problem in posterior.problems:
                 text = f"not converged ({feature}, {problem}): do not use"
                 notes.setdefault(text, []).append(forecast.task)
-        for text in _priors_say(forecast):
+        for text in _from_priors(forecast):
             notes.setdefault(text, []).append(forecast.task)
         for name, fit in (("step 1", forecast.step1), ("step 2", forecast.step2)):
             if fit is None:
                 continue
-            said = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
+            found = [f"{name}: {parameter} ended on a bound" for parameter in fit.on_bound]
             if not fit.converged and not forecast.posteriors:
-                said.append(f"{name}: the fit stopped before a stationary point")
+                found.append(f"{name}: the fit stopped before a stationary point")
             if fit.dof <= 2 and not forecast.posteriors:
-                said.append(f"{name}: only {fit.dof} more points than parameters")
+                found.append(f"{name}: only {fit.dof} more points than parameters")
             if fit.explained < 0.5:
                 use = "its interval rests on priors" if forecast.posteriors else "do not use"
-                said.append(f"{name}: explains under half of the variance; {use}")
-            for text in said:
+                found.append(f"{name}: explains under half of the variance; {use}")
+            for text in found:
                 notes.setdefault(text, []).append(forecast.task)
         for run in forecast.measured.loc[forecast.measured["stale"], "run"]:
             text = f"{run} was not measured at the tokens forecast, so it is not compared"
@@ -121,22 +121,22 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     return notes | _reach(forecasts)
 
 
-def _priors_say(forecast: TaskForecast) -> list[str]:
-    """What a pooled forecast takes from its priors, the runs being silent on it."""
+def _from_priors(forecast: TaskForecast) -> list[str]:
+    """Warnings on what a pooled forecast takes from its priors, not from the runs."""
     if not forecast.posteriors:
         return []
-    said = []
+    found = []
     for column, words in (("n_params", "size"), ("n_tokens", "number of tokens")):
         if column in forecast.step1.curve.inputs and forecast.final[column].nunique() < 2:
-            said.append(f"the runs have one {words}: what it does is the prior's, not measured")
+            found.append(f"the runs have one {words}: its effect is the prior's, not measured")
     if forecast.data.chance is None and "acc" in forecast.columns:
-        said.append("the accuracy of guessing is not known: give --chance TASK=ACCURACY")
-    return said
+        found.append("the accuracy of guessing is not known: give `chance` of the task")
+    return found
 
 
-def unmoved(forecasts: Sequence[TaskForecast]) -> list[str]:
-    """Sentences on what the runs say little of: its posterior is about as wide as its prior."""
-    said = []
+def not_identified(forecasts: Sequence[TaskForecast]) -> list[str]:
+    """Sentences on quantities whose posterior is about as wide as their prior."""
+    found = []
     for feature, posterior in (forecasts[0].posteriors if forecasts else {}).items():
         steps = [(Step1(posterior.inputs).populations, posterior.step1)]
         if posterior.step2 is not None:
@@ -144,12 +144,12 @@ def unmoved(forecasts: Sequence[TaskForecast]) -> list[str]:
         for populations, draws in steps:
             spread = draws.flat()["mean"].std(axis=0)
             for population, sd in zip(populations, spread, strict=True):
-                if sd > _UNMOVED * population.wide and population.name in _WORDS:
-                    said.append(
-                        f"Through {feature}, {_WORDS[population.name]} is not identified: what is "
-                        f"believed of it is {sd / population.wide:.0%} as wide as before any run."
+                if sd > _UNINFORMED * population.wide and population.name in _WORDS:
+                    found.append(
+                        f"Through {feature}, {_WORDS[population.name]} is not identified: its "
+                        f"posterior is {sd / population.wide:.0%} as wide as its prior."
                     )
-    return said
+    return found
 
 
 def _reach(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
@@ -161,7 +161,7 @@ def _reach(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
             text = f"{row['target']} has {', '.join(far)} of any run fitted"
             notes.setdefault(text, []).append(row["task"])
         if row["feature"] > _FAR_OUT:
-            text = f"{row['target']}: step 2 is used {row['feature']:.0%} of its range beyond it"
+            text = f"{row['target']}: step 2 is extrapolated by {row['feature']:.0%} of its range"
             notes.setdefault(text, []).append(row["task"])
     return notes
 
@@ -169,8 +169,8 @@ def _reach(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
 def is_control(forecast: TaskForecast) -> bool:
     """Whether the training runs' accuracies differ no more than by chance: nothing to forecast.
 
-    Their range is held against the 95 % quantile of the studentized range (Tukey), the spread
-    that as many equal models would show on test items of their own.
+    Their range is compared with the 95 % quantile of the studentized range (Tukey): the range
+    of as many equally good models, each on test items of its own.
     """
     if "acc" not in forecast.columns or len(forecast.final) < 2:
         return False

@@ -1,7 +1,7 @@
 """Predictive distributions as quantile functions on a grid: one form for every method.
 
 Scores are proper (Gneiting and Raftery, JASA 102, 2007): lower is better, and none can be lowered
-by saying another distribution than one believes.
+by giving another distribution than the one that is believed.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ _GRID = np.arange(1, 200) / 200
 
 
 def probabilities(levels: Iterable[float]) -> np.ndarray:
-    """The grid, with the ends of central intervals of the levels, shape (Q,), rising."""
+    """Probabilities of quantiles: a grid and the ends of central intervals, shape (Q,), rising."""
     ends = [0.5 + sign * level / 2 for level in levels for sign in (-1, 1)]
     return np.unique(np.round(np.concatenate([_GRID, ends]), 12))
 
 
 def interval(p: np.ndarray, quantiles: np.ndarray, level: float) -> tuple[float, float]:
-    """Central interval of quantiles (Q,) at p (Q,)."""
+    """Central interval at a level, from quantiles (Q,) at p (Q,)."""
     low, high = np.interp([0.5 - level / 2, 0.5 + level / 2], p, quantiles)
     return float(low), float(high)
 
@@ -42,7 +42,7 @@ def crps(p: np.ndarray, quantiles: np.ndarray, actual: np.ndarray) -> np.ndarray
 def interval_score(
     low: np.ndarray, high: np.ndarray, actual: np.ndarray, level: float
 ) -> np.ndarray:
-    """Width of a central interval, and a fine of 2 / (1 - level) times any miss."""
+    """Width of a central interval, plus 2 / (1 - level) times the distance of any miss."""
     miss = np.maximum(low - actual, 0) + np.maximum(actual - high, 0)
     return high - low + 2 / (1 - level) * miss
 
@@ -63,7 +63,7 @@ def mixture(p: np.ndarray, quantiles: Sequence[np.ndarray], weights: Sequence[fl
         at = np.sort(flat[:, i].ravel())
         below = [np.interp(at, q, p, left=0.0, right=1.0) for q in flat[:, i]]
         total = share @ np.array(below)
-        # Where no component has mass the distribution function is flat: any point there will do.
+        # Where no component has mass the distribution function is flat: one point of it is kept.
         mixed[i] = np.interp(p, *_rising(total, at))
     return mixed.reshape(parts.shape[1:])
 
@@ -76,7 +76,7 @@ def _rising(total: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def density(
     p: np.ndarray, quantiles: np.ndarray, points: int = 120
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth density for a picture: places and heights, from quantiles (Q,) at p (Q,)."""
+    """Smooth density for a figure: places and heights, from quantiles (Q,) at p (Q,)."""
     mass, at = np.diff(p), (quantiles[1:] + quantiles[:-1]) / 2
     low, high = interval(p, quantiles, 0.68)
     spread = (high - low) / 2

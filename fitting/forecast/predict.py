@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 
 from fitting.errors import InputError
-from fitting.forecast import distribution
-from fitting.forecast.methods import ENGINES, POOLING, Outcome
-from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law, Link
+from fitting.forecast.distribution import interval, mixture, probabilities
+from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
+from fitting.forecast.methods import METHODS, POOLING
+from fitting.forecast.spec import ForecastSpec
+from fitting.laws import Law, Link
 from fitting.laws.curves import predict
-from fitting.observations import select
-from fitting.observations.build import TaskData, gather
-from fitting.observations.build import compare as measured_again
-from fitting.observations.select import MAIN_TASKS, PAPER, POOLED, TEXT_FEATURE, Target
+from fitting.observations import build, select
+from fitting.observations.build import TaskData
+from fitting.observations.preparation import PAPER, POOLED, TEXT_FEATURE
 from fitting.posterior.bayes import Posterior
 from fitting.solve.fit import Fit
 
@@ -29,9 +30,7 @@ PREDICTION_COLUMNS = (
     "task", "target", "method", "level", "pred", "lo", "hi", "actual", "abs_error", "rel_error",
     "pred_loss", "loss_lo", "loss_hi", "actual_loss",
 )  # fmt: skip
-_FEWEST = 3  # runs of a method that pools; with so few its priors say most
 MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # known afterwards
-LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
 
 
 @dataclass(frozen=True)
@@ -39,14 +38,14 @@ class TaskForecast:
     """Fits and forecasts of one task.
 
     Attributes:
-        data: the points, and where they come from; its parts are properties of the forecast too.
+        data: the task's part of the table; some of its parts are properties of the forecast too.
         step1: the law (of accuracy itself when there is a single step).
         step2: the link, or None.
         rows: predictions in the pinned columns, a row a (target, level).
         p: probabilities of `quantiles`, shape (Q,).
-        quantiles: of what will be measured of each target, by `loss` and `acc`, shape (G, Q).
-        method: which made it, and whether it failed its checks.
-        posteriors: of the methods that draw, by feature; all tasks share them.
+        quantiles: predictive quantiles of each target, by `loss` and `acc`, shape (G, Q).
+        method: name of the method, with a remark if it failed its checks.
+        posteriors: by feature, from the methods that draw; all tasks share them.
     """
 
     data: TaskData
@@ -60,22 +59,27 @@ class TaskForecast:
 
     @property
     def task(self) -> str:
+        """Its label."""
         return self.data.task
 
     @property
     def columns(self) -> dict[str, tuple[str, str]]:
+        """See `TaskData`."""
         return self.data.columns
 
     @property
     def final(self) -> pd.DataFrame:
+        """See `TaskData`."""
         return self.data.final
 
     @property
     def curve(self) -> pd.DataFrame:
+        """See `TaskData`."""
         return self.data.curve
 
     @property
     def measured(self) -> pd.DataFrame:
+        """See `TaskData`."""
         return self.data.measured
 
     def accuracy(self, x: np.ndarray) -> np.ndarray:
@@ -84,157 +88,108 @@ class TaskForecast:
         return first if self.step2 is None else predict(self.step2.curve, self.step2.theta, first)
 
 
-def forecast(
-    table: pd.DataFrame,
-    train: Sequence[str],
-    targets: Sequence[str | Target],
-    tasks: Sequence[str] = ("main",),
-    method: str = "bayes",
-    feature: str | None = None,
-    inputs: str = "nd",
-    steps: str = "two",
-    levels: Sequence[float] = (0.95,),
-    law: Law | None = None,
-    chance: Mapping[str, float] | None = None,
-    new_items: bool = False,
-) -> list[TaskForecast]:
+def forecast(measurements: pd.DataFrame, spec: ForecastSpec) -> list[TaskForecast]:
     """Fits the training runs and forecasts the targets.
 
     Args:
-        table: measurements, in the schema of `fitting.table`.
-        train: shell patterns of run names.
-        targets: run names of the table, `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is not in
-            it, or `Target`s.
-        tasks: labels; `main` stands for the paper's eight.
-        method: of `fitting.engines.ENGINES`.
-        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  The pooling
-            methods, given none, mix bpb with C4 loss where every run has it.
-        inputs: `nd` for N and D, `c` for FLOPs.
-        steps: `two`, or `one` for the single-step law.
-        levels: of the predictive intervals.
-        law: another than `inputs` and `steps` name.
-        chance: accuracies of guessing, by task, where labels do not tell.
-        new_items: forecast accuracies on test items drawn afresh (pooling methods alone).
+        measurements: in the schema of `fitting.table`.
+        spec: runs, targets, tasks and method.
+
+    Returns:
+        One forecast a task, in the order of `spec.tasks`.
 
     Raises:
-        InputError: one line on what is missing or contradictory.
+        InputError: one line on what is missing.
     """
-    if method not in ENGINES:
-        raise InputError(f"--method {method}: not known; use {', '.join(ENGINES)}")
-    if feature is not None and feature not in PAPER:
-        raise InputError(f"--feature {feature}: the paper fits none; use {', '.join(PAPER)}")
-    if steps == "one" and (inputs != "nd" or feature is not None):
-        raise InputError("--steps one goes from N and D to accuracy: no --inputs c, no --feature")
-    for level in levels:
-        if not 0 < level < 1:
-            raise InputError(f"--level {level}: must lie between 0 and 1")
-    law = law or (SINGLE_STEP if steps == "one" else LAW_OF_INPUTS[inputs])
-    runs = select.select_runs(table, train)
-    asked = dict.fromkeys(targets)
-    goals = [t if isinstance(t, Target) else select.parse_target(table, t) for t in asked]
-    for goal in goals:
-        if goal.name in runs:
-            raise InputError(f"--target {goal.name} is also in --train: leave it out of one")
-    if not tasks:
-        raise InputError("--tasks names none: give labels, or main")
-    labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
-    if new_items and method not in POOLING:
-        raise InputError(f"--new-items needs --method {' or '.join(POOLING)}")
-    known, labels = chance or {}, list(dict.fromkeys(labels))
-    features = [feature or "bpb"]
-    if feature is None and method in POOLING:
-        features = _measured_features(table, runs)
-    protocols = POOLED if method in POOLING else PAPER
+    for name in ("train", "targets"):
+        if not getattr(spec, name):
+            raise InputError(f"`{name}` names no run: give at least one")
+    runs = select.select_runs(measurements, spec.train)
+    targets = select.target_runs(measurements, spec.targets, runs)
+    labels = select.task_labels(spec.tasks)
+    pools = spec.method in POOLING
+    features = [spec.feature or "bpb"]
+    if spec.feature is None and pools:
+        features = _measured_features(measurements, runs)
     parts = []
-    for each in features:
+    for feature in features:
+        preparation = (POOLED if pools else PAPER)[feature]
         try:
-            tasks_data = [
-                gather(table, task, runs, goals, protocols[each], law, known.get(task), new_items)
-                for task in labels
+            data = [
+                build.with_targets(task, measurements, targets, spec.new_items)
+                for task in build.observe_tasks(
+                    measurements, labels, runs, preparation, spec.fitted_law, spec.chance
+                )
             ]
         except InputError as e:
-            raise InputError(f"{e}{' (or --feature bpb)' if parts else ''}") from None
-        parts.append(of_data(tasks_data, method, levels, each))
-    return parts[0] if len(parts) == 1 else _pooled(parts, levels)
+            raise InputError(f"{e}{' (or `feature` bpb)' if parts else ''}") from None
+        parts.append(of_tasks(data, spec.method, spec.levels, feature))
+    return parts[0] if len(parts) == 1 else _mixed(parts, spec.levels)
 
 
-def _measured_features(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """Bits per byte, and beside it the loss of a text if every run has it."""
-    text = POOLED[TEXT_FEATURE]
-    rows = table[(table["task"] == text.task) & (table["metric"] == text.metric)]
-    return ["bpb", TEXT_FEATURE] if set(runs) <= set(rows["run"]) else ["bpb"]
-
-
-def _pooled(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list[TaskForecast]:
-    """An even mixture of forecasts of accuracy through different features.
-
-    Losses, points and curves are those of the first feature.  Which feature a target will follow is
-    not known beforehand; a mixture says so where they disagree.
-    """
-    pooled = []
-    for same in zip(*parts, strict=True):
-        first = same[0]
-        quantiles = dict(first.quantiles)
-        if "acc" in quantiles:
-            each = [forecast.quantiles["acc"] for forecast in same]
-            quantiles["acc"] = distribution.mixture(first.p, each, [1.0] * len(each))
-        posteriors = {name: p for forecast in same for name, p in forecast.posteriors.items()}
-        method = max((forecast.method for forecast in same), key=len)  # the longer one complains
-        made = replace(first, quantiles=quantiles, posteriors=posteriors, method=method)
-        pooled.append(compared(with_levels(made, levels)))
-    return pooled
-
-
-def of_data(
-    tasks_data: Sequence[TaskData],
+def of_tasks(
+    data: Sequence[TaskData],
     method: str,
     levels: Sequence[float] = (0.95,),
     feature: str = "bpb",
 ) -> list[TaskForecast]:
-    """Fits and forecasts what was gathered for one feature; see `forecast`."""
-    runs, law = tasks_data[0].final, tasks_data[0].points.law
-    if method in POOLING:
-        if len(runs) < _FEWEST:
-            raise InputError(f"{len(runs)} runs: --train needs at least {_FEWEST} of them")
-    elif len(runs) <= len(law.params):
-        raise InputError(
-            f"{len(runs)} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
-            f"how well: --train needs at least {len(law.params) + 1}, or --method bayes"
-        )
-    p = distribution.probabilities(levels)
-    outcomes = ENGINES[method]([data.points for data in tasks_data], p)
-    for data, outcome in zip(tasks_data, outcomes, strict=True):
-        drawn = [q for q in (outcome.first, outcome.second) if q is not None]
-        if outcome.posterior is not None and not all(np.isfinite(q).all() for q in drawn):
-            raise InputError(f"--method {method} finds no finite forecast of {data.task!r}")
-    made = [
-        _forecast_of(data, outcome, method, feature, p)
-        for data, outcome in zip(tasks_data, outcomes, strict=True)
-    ]
-    return [compared(with_levels(forecast, levels)) for forecast in made]
+    """Fits and forecasts tasks that were prepared for one feature, with targets.
+
+    Args:
+        data: of the tasks, which share runs, law and targets.
+        method: a name in `METHODS`.
+        levels: of the predictive intervals.
+        feature: its name, for `TaskForecast.posteriors`.
+
+    Raises:
+        InputError: the method cannot fit the law, there are too few runs, or a forecast is not
+            finite.
+    """
+    model = METHODS[method].fit([task.observations for task in data])
+    return of_model(model, data, method, levels, feature)
+
+
+def of_model(
+    model: FittedModel,
+    data: Sequence[TaskData],
+    method: str,
+    levels: Sequence[float] = (0.95,),
+    feature: str = "bpb",
+) -> list[TaskForecast]:
+    """Forecasts the targets of tasks from a model that was fitted to them.
+
+    Args:
+        model: fitted to the tasks' observations.
+        data: of the tasks, with targets; see `build.with_targets`.
+        method: name of the method, for the predictions.
+        levels: of the predictive intervals.
+        feature: its name, for `TaskForecast.posteriors`.
+
+    Raises:
+        InputError: a forecast is not finite.
+    """
+    p = probabilities(levels)
+    predictions = model.predict([task.targets for task in data], p)
+    made = []
+    for task, fitted, prediction in zip(data, model.tasks, predictions, strict=True):
+        one = _forecast_of(task, fitted, prediction, p, method)
+        if model.posterior is not None:
+            if not all(np.isfinite(q).all() for q in one.quantiles.values()):
+                raise InputError(f"`method` {method} finds no finite forecast of {task.task!r}")
+            remark = f"{method} (not converged)" if model.posterior.problems else method
+            one = replace(one, method=remark, posteriors={feature: model.posterior})
+        made.append(with_measured(with_levels(one, levels)))
+    return made
 
 
 def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
-    """All predictions in the pinned schema."""
+    """All predictions as one table in the pinned columns."""
     rows = [row for f in forecasts for row in f.rows]
     return pd.DataFrame(rows, columns=list(PREDICTION_COLUMNS))
 
 
-def _forecast_of(
-    data: TaskData, outcome: Outcome, method: str, feature: str, p: np.ndarray
-) -> TaskForecast:
-    given = [outcome.first] if outcome.second is None else [outcome.first, outcome.second]
-    quantiles = dict(zip(data.columns, given, strict=True))
-    if outcome.posterior is None:
-        return TaskForecast(data, outcome.step1, outcome.step2, [], p, quantiles, method)
-    said = f"{method} (not converged)" if outcome.posterior.problems else method
-    return TaskForecast(
-        data, outcome.step1, outcome.step2, [], p, quantiles, said, {feature: outcome.posterior}
-    )
-
-
 def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast:
-    """The same forecast with a row a (target, level), which `compared` completes."""
+    """A forecast with a row a (target, level); `with_measured` fills in the measured columns."""
     rows = [
         _row(forecast, g, target, level)
         for g, target in enumerate(forecast.measured["run"])
@@ -243,21 +198,21 @@ def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast
     return replace(forecast, rows=rows)
 
 
-def compare(forecast: TaskForecast, table: pd.DataFrame) -> TaskForecast:
-    """The same forecast beside what the table says of its targets, where it says anything."""
-    known = replace(forecast.data, measured=measured_again(forecast.data, table))
-    return compared(replace(forecast, data=known))
+def compare(forecast: TaskForecast, measurements: pd.DataFrame) -> TaskForecast:
+    """A forecast beside the measured values of its targets in another table."""
+    data = build.measured_in(forecast.data, measurements)
+    return with_measured(replace(forecast, data=data))
 
 
-def compared(forecast: TaskForecast) -> TaskForecast:
-    """With what was measured of the targets in every row."""
-    known = {goal["run"]: goal for goal in forecast.measured.to_dict("records")}
-    compared = []
+def with_measured(forecast: TaskForecast) -> TaskForecast:
+    """A forecast with the measured values of its targets in every row."""
+    known = {target["run"]: target for target in forecast.measured.to_dict("records")}
+    rows = []
     for row in forecast.rows:
         actual, loss = known[row["target"]]["acc"], known[row["target"]]["loss"]
         loss = loss if "loss" in forecast.columns else math.nan
-        compared.append(row | measured_cells(row["pred"], actual, loss))
-    return replace(forecast, rows=compared)
+        rows.append(row | measured_cells(row["pred"], actual, loss))
+    return replace(forecast, rows=rows)
 
 
 def measured_cells(pred: float, actual: float, loss: float) -> dict[str, float]:
@@ -267,18 +222,53 @@ def measured_cells(pred: float, actual: float, loss: float) -> dict[str, float]:
     return dict(zip(MEASURED_COLUMNS, (actual, error, relative, loss), strict=True))
 
 
-def _row(forecast: TaskForecast, goal: int, target: str, level: float) -> dict:
+def _measured_features(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
+    """Bits per byte, and beside it the loss of a text if every run has it."""
+    text = POOLED[TEXT_FEATURE]
+    rows = table[(table["task"] == text.task) & (table["metric"] == text.metric)]
+    return ["bpb", TEXT_FEATURE] if set(runs) <= set(rows["run"]) else ["bpb"]
+
+
+def _mixed(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list[TaskForecast]:
+    """Even mixtures of forecasts of accuracy through different features.
+
+    Losses, observations and curves are those of the first feature.  Nobody knows beforehand which
+    feature a target will follow; where they disagree, a mixture is as wide as their disagreement.
+    """
+    mixed = []
+    for same_task in zip(*parts, strict=True):
+        first = same_task[0]
+        quantiles = dict(first.quantiles)
+        if "acc" in quantiles:
+            each = [forecast.quantiles["acc"] for forecast in same_task]
+            quantiles["acc"] = mixture(first.p, each, [1.0] * len(each))
+        posteriors = {name: p for forecast in same_task for name, p in forecast.posteriors.items()}
+        method = max((forecast.method for forecast in same_task), key=len)  # one with a remark
+        made = replace(first, quantiles=quantiles, posteriors=posteriors, method=method)
+        mixed.append(with_measured(with_levels(made, levels)))
+    return mixed
+
+
+def _forecast_of(
+    data: TaskData, fitted: FittedTask, prediction: Prediction, p: np.ndarray, method: str
+) -> TaskForecast:
+    sides = {"loss": prediction.loss, "acc": prediction.accuracy}
+    quantiles = {name: values for name, values in sides.items() if values is not None}
+    return TaskForecast(data, fitted.step1, fitted.step2, [], p, quantiles, method)
+
+
+def _row(forecast: TaskForecast, g: int, target: str, level: float) -> dict:
     """One prediction in the pinned columns; what is not known stays empty."""
 
-    def said(name: str) -> tuple[float, float, float]:
+    def middle_and_ends(name: str) -> tuple[float, float, float]:
         if name not in forecast.quantiles:
             return math.nan, math.nan, math.nan
-        quantiles = forecast.quantiles[name][goal]
+        quantiles = forecast.quantiles[name][g]
         middle = float(np.interp(0.5, forecast.p, quantiles))
-        return middle, *distribution.interval(forecast.p, quantiles, level)
+        return middle, *interval(forecast.p, quantiles, level)
 
-    loss, loss_lo, loss_hi = said("loss")
-    pred, lo, hi = said("acc")
+    loss, loss_lo, loss_hi = middle_and_ends("loss")
+    pred, lo, hi = middle_and_ends("acc")
     known = {
         "task": forecast.task, "target": target, "method": forecast.method, "level": level,
         "pred": pred, "lo": np.maximum(lo, 0.0), "hi": np.minimum(hi, 1.0),

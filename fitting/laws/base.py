@@ -1,4 +1,4 @@
-"""Records of laws and links: functions, parameters, bounds, starts and source.
+"""Records of laws and links: functions, parameters, bounds, starts, methods and source.
 
 A law maps logarithms of its inputs to the logarithm of a positive quantity: a loss, as a
 log-sum-exp of terms affine in the log inputs, or (single step) an accuracy.  A link maps a feature
@@ -16,11 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 
 INF = float("inf")
+TASK_BY_TASK = ("paper", "least-squares", "bootstrap")  # methods that can fit any law
+ALL_METHODS = ("bayes", "laplace", *TASK_BY_TASK)
 
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: its bounds, and where the paper starts its search."""
+    """One parameter: the paper's start of its search, and its bounds."""
 
     name: str
     start: float
@@ -57,7 +59,9 @@ class Law(_Parameters):
         starts: (log_x of shape (M, I), log_y of shape (M,)) -> starts of a search, shape (S, P).
         terms: parameters of each power term: index of its scale, of its exponent, of its input.
         citation: paper and equation.
-        of_accuracy: it gives an accuracy and needs no link.
+        of_accuracy: whether it gives an accuracy and needs no link.
+        methods: names of the methods that can fit it.  The pooled ones, bayes and laplace, have a
+            model of their own, which is right for the laws of N and D and of compute alone.
     """
 
     name: str
@@ -68,9 +72,10 @@ class Law(_Parameters):
     terms: tuple[tuple[int, int, int], ...]
     citation: str
     of_accuracy: bool = False
+    methods: tuple[str, ...] = TASK_BY_TASK
 
     def pivot(self, log_x: np.ndarray) -> np.ndarray:
-        """(P, P): theta -> scales at the centre of log_x (M, I), which exponents turn about."""
+        """Matrix (P, P) from theta to coordinates with scales at the centre of log_x (M, I)."""
         matrix = np.eye(len(self.params))
         for scale, exponent, i in self.terms:
             matrix[scale, exponent] = -log_x[:, i].mean()

@@ -12,7 +12,7 @@ from fitting.laws.base import Law, Link
 
 
 def predict(curve: Law | Link, theta: np.ndarray, x: np.ndarray | float) -> np.ndarray:
-    """The curve's value: a law at inputs of shape (..., I), a link at features of any shape."""
+    """Value of a curve: a law at inputs of shape (..., I), a link at features of any shape."""
     with jax.enable_x64():
         if isinstance(curve, Law):
             return np.exp(np.asarray(_compiled(curve.log_mean)(theta, np.log(x))))

@@ -7,7 +7,7 @@ import itertools
 import jax
 import numpy as np
 
-from fitting.laws.base import Law, Param, sum_of_powers
+from fitting.laws.base import ALL_METHODS, Law, Param, sum_of_powers
 
 
 def _chinchilla(theta: jax.Array, log_x: jax.Array) -> jax.Array:
@@ -32,7 +32,7 @@ _FLOORS, _EXPONENTS = (np.array(v) for v in zip(*_CHOICES, strict=True))  # (S,)
 
 
 def power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """The terms share at the centre what the floor leaves."""
+    """Starts of a search, shape (S, P); at the centre equal terms add to what the floor leaves."""
     n_terms = log_x.shape[1]
     exponents = _EXPONENTS[:, :n_terms]
     left = np.log((1 - _FLOORS) * np.exp(log_y.mean()) / n_terms)
@@ -54,6 +54,7 @@ CHINCHILLA = Law(
     starts=power_starts,
     terms=((0, 2, 0), (1, 3, 1)),
     citation="arXiv 2412.04403, Eq. 1; starts and bounds of its published code",
+    methods=ALL_METHODS,
 )
 COMPUTE_ONLY = Law(
     name="L(C) = A / C^alpha + E",
@@ -63,4 +64,5 @@ COMPUTE_ONLY = Law(
     starts=power_starts,
     terms=((0, 1, 0),),
     citation="arXiv 2412.04403, Eq. 4; starts and bounds of its published code",
+    methods=ALL_METHODS,
 )

@@ -1,10 +1,10 @@
-"""What is fitted and forecast for one task, gathered from a measurement table."""
+"""From a measurement table to arrays: what is fitted for one task, and what is forecast."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
 
@@ -13,45 +13,49 @@ import pandas as pd
 
 from fitting.errors import InputError
 from fitting.laws import Law, Link
+from fitting.observations import chance as chances
+from fitting.observations import preparation as prepare
 from fitting.observations import select
-from fitting.observations.chance import UNKNOWN, of_label
-from fitting.observations.select import Protocol, Target
+from fitting.observations.preparation import Preparation
+from fitting.observations.select import TargetRun
 
 _CURVE = ("run", "size", "loss", "acc")
+_WINDOW = ("run", "loss", "acc", "lr_fraction")
+_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction")
+_MEASURED = (*_TARGET, "loss", "acc", "stale", "blurred")
 _TEXT = ("run", "size", "task", "metric")
 _READ = (
     *_TEXT, "multiple", "n_params", "n_tokens", "flops", "lr", "lr_peak", "value", "n_examples",
 )  # fmt: skip
-_WINDOW = ("run", "loss", "acc", "rate")
 
 
 class Windows(NamedTuple):
-    """Means over stretches of training, each of shape (M,); `rate` is NaN where unknown."""
+    """Means of checkpoints over windows of training, each of shape (M,).
+
+    `run` is the index of the run; `lr_fraction`, the learning rate over its peak, is NaN where
+    unknown.
+    """
 
     run: np.ndarray
     feature: np.ndarray
     accuracy: np.ndarray
-    rate: np.ndarray
+    lr_fraction: np.ndarray
 
 
 @dataclass(frozen=True)
-class Points:
-    """What an engine fits and forecasts for one task.
+class Observations:
+    """Everything that is fitted for one task.
 
     Attributes:
         law: of step 1.
-        link: of step 2, or None for a forecast of what the law gives.
+        link: of step 2, or None where the forecast is what the law gives.
         x: law inputs of the R training runs, shape (R, I).
-        y: what the law gives, shape (R,).
+        y: losses (or accuracies, for a law of accuracy), shape (R,).
         run: index of the run of each of M checkpoints, shape (M,).
         feature: shape (M,).
         accuracy: shape (M,).
-        goals: law inputs of G targets, shape (G, I).
-        windows: checkpoints averaged over stretches that do not overlap.
-        beyond: ln of each target's compute over the largest run's, at least 0, shape (G,).
-        rate: learning rate at each target's end over its peak, shape (G,).
-        chance: accuracy of guessing, and the standard deviation of what is known of it.
-        items: test items drawn afresh; infinite when the measured items are meant.
+        windows: checkpoints averaged over windows that do not overlap.
+        chance: accuracy of guessing: its mean and standard deviation.
     """
 
     law: Law
@@ -61,131 +65,226 @@ class Points:
     run: np.ndarray
     feature: np.ndarray
     accuracy: np.ndarray
-    goals: np.ndarray
     windows: Windows
-    beyond: np.ndarray
-    rate: np.ndarray
     chance: tuple[float, float]
-    items: float
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The G runs that are forecast for one task.
+
+    Attributes:
+        inputs: law inputs, shape (G, I).
+        extrapolation: ln of each target's compute over the largest training run's, at least 0,
+            shape (G,).
+        lr_fraction: learning rate at each target's end over its peak, NaN if unknown, shape (G,).
+        items: number of test items if they are drawn afresh; infinite if the forecast is of the
+            accuracy on the measured items.
+    """
+
+    inputs: np.ndarray
+    extrapolation: np.ndarray
+    lr_fraction: np.ndarray
+    items: float = math.inf
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """The points of one task, and where they come from.
+    """One task's part of a measurement table, prepared.
 
     Attributes:
         task: label.
-        columns: what `loss` and `acc` are, as (task, metric): `loss` alone for a language-model
-            loss, `acc` alone for a single step.
-        protocol: how the feature was prepared.
+        columns: which (task, metric) `loss` and `acc` are: `loss` alone for a language-model loss,
+            `acc` alone for a single step.
+        preparation: how the feature was prepared.
         law: of step 1, or straight to accuracy.
         final: a row a training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
             loss, acc.
         curve: a row a checkpoint used by step 2: run, size, loss, acc.
-        windows: a row a stretch of training: run, loss, acc, rate.
+        windows: a row a window of training: run, loss, acc, lr_fraction.
         chance: accuracy of guessing, None if unknown.
-        measured: a row a target: run, n_params, n_tokens, flops, rate, loss, acc (NaN if
-            unmeasured).
-        items: see `Points`.
+        measured: a row a target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
+            unmeasured), stale, blurred (see `select.measured_target`).
+        items: see `Targets`.
     """
 
     task: str
     columns: dict[str, tuple[str, str]]
-    protocol: Protocol
+    preparation: Preparation
     law: Law
     final: pd.DataFrame
     curve: pd.DataFrame
     windows: pd.DataFrame
-    measured: pd.DataFrame
     chance: float | None
-    items: float
+    measured: pd.DataFrame
+    items: float = math.inf
 
     @functools.cached_property
-    def points(self) -> Points:
-        """What an engine is given.
+    def observations(self) -> Observations:
+        """The arrays that are fitted.
 
         Raises:
-            InputError: an input of the law is missing, or what it gives is 0 for a run.
+            InputError: an input of the law is missing, or a run's loss or accuracy is 0.
         """
-        final, curve, windows, goals = self.final, self.curve, self.windows, self.measured
-        x = select.law_inputs(final, self.law, "--train")
-        ahead = select.law_inputs(goals, self.law, "--target")
+        final, curve, windows = self.final, self.curve, self.windows
+        x = law_inputs(final, self.law, "train")
         y = final[next(iter(self.columns))]
         if not (y > 0).all():
             zero = final.loc[~(y > 0), "run"].iloc[0]
             raise InputError(
-                f"run {zero!r} has a {y.name} of 0 for {self.task!r}: leave it out of --train"
+                f"run {zero!r} has a {y.name} of 0 for {self.task!r}: leave it out of `train`"
             )
         index = {run: i for i, run in enumerate(final["run"])}
-        return Points(
+        return Observations(
             law=self.law,
-            link=self.protocol.link if len(self.columns) == 2 else None,
+            link=self.preparation.link if len(self.columns) == 2 else None,
             x=x,
             y=y.to_numpy(),
             run=curve["run"].map(index).to_numpy(int),
             feature=curve["loss"].to_numpy(float),
             accuracy=curve["acc"].to_numpy(float),
-            goals=ahead,
             windows=Windows(
                 windows["run"].map(index).to_numpy(int),
                 *(windows[name].to_numpy(float) for name in _WINDOW[1:]),
             ),
-            beyond=_beyond(final, goals),
-            rate=goals["rate"].to_numpy(float),
-            chance=UNKNOWN if self.chance is None else (self.chance, 0.0),
+            chance=chances.UNKNOWN if self.chance is None else (self.chance, 0.0),
+        )
+
+    @functools.cached_property
+    def targets(self) -> Targets:
+        """The arrays that are forecast.
+
+        Raises:
+            InputError: an input of the law is missing.
+        """
+        return Targets(
+            inputs=law_inputs(self.measured, self.law, "targets"),
+            extrapolation=_extrapolation(self.final, self.measured),
+            lr_fraction=self.measured["lr_fraction"].to_numpy(float),
             items=self.items,
         )
 
 
-def gather(
+def observe(
     table: pd.DataFrame,
     task: str,
     runs: Sequence[str],
-    targets: Sequence[Target],
-    protocol: Protocol,
+    preparation: Preparation,
     law: Law,
     chance: float | None = None,
-    new_items: bool = False,
 ) -> TaskData:
-    """Gathers one task's points.
+    """Prepares what is fitted for one task; no target yet.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
         task: label.
         runs: names of the training runs.
-        targets: to forecast.
-        protocol: how the feature is prepared.
+        preparation: how the feature is prepared.
         law: of step 1, or straight to accuracy.
-        chance: accuracy of guessing, where the label does not tell it.
-        new_items: forecast an accuracy on test items of the same kind, not on the same items.
+        chance: accuracy of guessing; needed only where `fitting.observations.chance` does not know
+            the label.
 
     Raises:
         InputError: the task, a run's feature or an input of the law is missing, or is 0.
     """
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
-    columns = select.columns_of(table, task, runs, protocol, two_steps=not law.of_accuracy)
+    columns = select.columns_of(table, task, runs, preparation, two_steps=not law.of_accuracy)
     needed = _needed(table, columns)
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
-    finals, curves, stretches = [], [], []
+    finals, curves, windows = [], [], []
     for run in runs:
         found = select.checkpoints(by_run.get(run), run, columns)
-        finals.append(select.final_point(found, run, protocol))
+        finals.append(prepare.final_observation(found, run, preparation))
         if len(columns) == 2:
-            kept = select.smoothed(found, protocol)
+            kept = prepare.smoothed(found, preparation)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
-            stretches.append(select.windows(found, protocol).assign(run=run))
-    final = pd.DataFrame(finals)
-    curve = pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True)
-    goals = pd.DataFrame([asdict(t) for t in targets]).rename(columns={"name": "run"})
-    windows = pd.concat(stretches or [pd.DataFrame(columns=_WINDOW)], ignore_index=True)
+            windows.append(prepare.window_means(found, preparation).assign(run=run))
     data = TaskData(
-        task, columns, protocol, law, final, curve, windows, _measure(table, goals, columns),
-        of_label(task) if chance is None else chance,
-        _items(final, task) if new_items else math.inf,
-    )  # fmt: skip
-    _ = data.points  # complains now of what it lacks
+        task=task,
+        columns=columns,
+        preparation=preparation,
+        law=law,
+        final=pd.DataFrame(finals),
+        curve=pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True),
+        windows=pd.concat(windows or [pd.DataFrame(columns=_WINDOW)], ignore_index=True),
+        chance=chances.of_label(task) if chance is None else chance,
+        measured=pd.DataFrame(columns=_MEASURED),
+    )
+    _ = data.observations  # raises now if anything is missing
     return data
+
+
+def observe_tasks(
+    table: pd.DataFrame,
+    tasks: Sequence[str],
+    runs: Sequence[str],
+    preparation: Preparation,
+    law: Law,
+    chance: Mapping[str, float] | None = None,
+) -> list[TaskData]:
+    """Prepares what is fitted for several tasks; see `observe`.
+
+    Args:
+        table: measurements, in the schema of `fitting.table`.
+        tasks: labels.
+        runs: names of the training runs.
+        preparation: how the feature is prepared.
+        law: of step 1, or straight to accuracy.
+        chance: task -> accuracy of guessing.
+    """
+    known = chance or {}
+    return [observe(table, task, runs, preparation, law, known.get(task)) for task in tasks]
+
+
+def with_targets(
+    data: TaskData, table: pd.DataFrame, runs: Sequence[TargetRun], new_items: bool = False
+) -> TaskData:
+    """A task's data with these targets in place of its own.
+
+    Args:
+        data: of the task.
+        table: measurements, which may hold measured values of the targets.
+        runs: to forecast.
+        new_items: forecast an accuracy on as many test items drawn afresh, not on the same items.
+
+    Raises:
+        InputError: an input of the law is missing, or the number of items.
+    """
+    frame = pd.DataFrame([asdict(run) for run in runs]).rename(columns={"name": "run"})
+    items = _n_items(data.final, data.task) if new_items else math.inf
+    made = replace(data, measured=_measure(table, frame, data.columns), items=items)
+    _ = made.targets  # raises now if anything is missing
+    return made
+
+
+def under_law(data: TaskData, law: Law) -> TaskData:
+    """A task's data to be fitted with another law; a law of accuracy needs no feature."""
+    columns = {n: c for n, c in data.columns.items() if n == "acc" or not law.of_accuracy}
+    return replace(data, columns=columns, law=law)
+
+
+def measured_in(data: TaskData, table: pd.DataFrame) -> TaskData:
+    """A task's data with the measured values of its targets read from another table."""
+    return replace(data, measured=_measure(table, data.measured, data.columns))
+
+
+def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
+    """Law inputs of M runs, shape (M, I).
+
+    Args:
+        frame: a row a run, with its name and the columns that the law needs.
+        law: whose inputs are meant.
+        argument: name of the argument that the runs come from, for messages.
+
+    Raises:
+        InputError: an input is missing, or not above 0.
+    """
+    for column in law.inputs:
+        lacking = frame.loc[~(frame[column] > 0), "run"]
+        if len(lacking):
+            raise InputError(f"`{argument}`: run {lacking.iloc[0]!r} has no {column}: fill it in")
+    return frame[list(law.inputs)].to_numpy(float)
 
 
 def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
@@ -194,41 +293,30 @@ def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.Data
     return rows.astype({name: object if name in _TEXT else float for name in _READ})
 
 
-def under(data: TaskData, law: Law) -> TaskData:
-    """The same points under another law; one of accuracy drops the feature."""
-    columns = {n: c for n, c in data.columns.items() if n == "acc" or not law.of_accuracy}
-    return replace(data, columns=columns, law=law)
-
-
-def _items(final: pd.DataFrame, task: str) -> float:
+def _n_items(final: pd.DataFrame, task: str) -> float:
     lacking = final.loc[~(final["n_examples"] > 0), "run"]
     if len(lacking):
-        raise InputError(f"--new-items: run {lacking.iloc[0]!r} has no n_examples of {task!r}")
+        raise InputError(f"`new_items`: run {lacking.iloc[0]!r} has no n_examples of {task!r}")
     return float(final["n_examples"].min())
 
 
-def _beyond(final: pd.DataFrame, goals: pd.DataFrame) -> np.ndarray:
+def _extrapolation(final: pd.DataFrame, targets: pd.DataFrame) -> np.ndarray:
     """ln of compute over the largest run's, by FLOPs where all are known, else by N D."""
-    known = all((frame["flops"] > 0).all() for frame in (final, goals))
-    largest, ahead = (
+    known = all((frame["flops"] > 0).all() for frame in (final, targets))
+    trained, ahead = (
         (frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float)
-        for frame in (final, goals)
+        for frame in (final, targets)
     )
-    return np.maximum(0.0, np.log(ahead / largest.max()))
-
-
-def compare(data: TaskData, table: pd.DataFrame) -> pd.DataFrame:
-    """`measured` again, as another table has it."""
-    return _measure(table, data.measured, data.columns)
+    return np.maximum(0.0, np.log(ahead / trained.max()))
 
 
 def _measure(
-    table: pd.DataFrame, goals: pd.DataFrame, columns: dict[str, tuple[str, str]]
+    table: pd.DataFrame, targets: pd.DataFrame, columns: dict[str, tuple[str, str]]
 ) -> pd.DataFrame:
-    """The targets beside what the table says of them, where it says anything."""
+    """The targets beside their measured values in a table, as far as it has them."""
     needed = _needed(table, columns)
     found = []
-    for goal in goals[["run", "n_params", "n_tokens", "flops", "rate"]].to_dict("records"):
-        rows = needed[needed["run"] == goal["run"]]
-        found.append(goal | select.measured_target(rows, goal["n_tokens"], columns))
+    for target in targets[list(_TARGET)].to_dict("records"):
+        rows = needed[needed["run"] == target["run"]]
+        found.append(target | select.measured_target(rows, target["n_tokens"], columns))
     return pd.DataFrame(found)

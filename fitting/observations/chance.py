@@ -1,4 +1,4 @@
-"""The accuracy of guessing, for tasks whose public label tells it."""
+"""The accuracy of guessing, for tasks with a known public label."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ KNOWN = {
     "openbookqa": 1 / 4,
     "boolq": 1 / 2,
     "winogrande": 1 / 2,
-}  # as the code published with arXiv 2412.04403 has it
-UNKNOWN = (0.3, 0.12)  # mean and standard deviation of what is thought of any other task
+}  # from the code published with arXiv 2412.04403
+UNKNOWN = (0.3, 0.12)  # mean and standard deviation assumed for any other task
 
 
 def of_label(task: str) -> float | None:
-    """Of a label such as `arc_easy_test_rc_5shot`; None if it tells nothing."""
+    """Accuracy of guessing on a task such as `arc_easy_test_rc_5shot`; None if it is unknown."""
     stem = re.match(
         r"(.+?)(_stem|_humanities|_social_sciences|_other|_avg)?_(test|val)_[rm]c_", task
     )

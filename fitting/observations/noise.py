@@ -1,4 +1,4 @@
-"""How noisy an evaluation is: from checkpoint to checkpoint, and with fewer test items."""
+"""Noise of evaluations: between checkpoints, and with fewer test items."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import scipy.stats
 
 from fitting.errors import InputError
 from fitting.observations import select
-from fitting.observations.select import Protocol
+from fitting.observations.preparation import Preparation
 
 
-def of_checkpoints(
-    table: pd.DataFrame, run: str, tasks: Sequence[str], protocol: Protocol, last: int = 10
+def checkpoint_noise(
+    table: pd.DataFrame, run: str, tasks: Sequence[str], preparation: Preparation, last: int = 10
 ) -> pd.DataFrame:
-    """SD over a run's last checkpoints (arXiv 2412.04403, Eq. 3): a row a task.
+    """Noise of a run's last checkpoints (arXiv 2412.04403, Eq. 3): a row a task.
 
-    Columns: `loss_sd, loss_cv, acc_sd, acc_cv` (population SD, and the same over the mean),
-    `acc_mean`, `n_examples`, and `binomial_sd`, of an accuracy on as many items drawn afresh.
+    Columns: `loss_sd, acc_sd` (standard deviation, SD), `loss_cv, acc_cv` (SD over mean),
+    `acc_mean`, `n_examples`, and `binomial_sd`: SD of an accuracy on as many items drawn afresh.
 
     Raises:
         InputError: the run has fewer checkpoints, or none of a task.
@@ -28,7 +28,7 @@ def of_checkpoints(
     rows = table[table["run"] == run]
     found = []
     for task in tasks:
-        columns = select.columns_of(table, task, [run], protocol, two_steps=True)
+        columns = select.columns_of(table, task, [run], preparation, two_steps=True)
         evaluations = select.checkpoints(rows, run, columns)
         if len(evaluations) < last:
             raise InputError(
@@ -49,8 +49,8 @@ def of_checkpoints(
 def with_fewer_items(noise: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFrame:
     """The SDs that accuracies would have on fewer test items: a row a (task, size).
 
-    Checkpoint noise is the mean of as many items' own noise, hence falls with the square root of
-    their number; so does the error from which items were drawn (binomial).
+    Checkpoint noise is a mean over items, hence falls with the square root of their number; so does
+    the binomial error from drawing the items.
     """
     rows = []
     for row in noise.to_dict("records"):

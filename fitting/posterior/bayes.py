@@ -1,28 +1,29 @@
-"""Forecasts from the posterior of both steps, all tasks together.
+"""The posterior of both steps, all tasks together, and forecasts drawn from it.
 
-The posterior predictive of a target carries what is not known of the parameters, the noise of runs
-and checkpoints, and a discrepancy: laws are no truths, and they fail more the further a target lies
-beyond the runs.
+The posterior predictive of a target holds the uncertainty of the parameters, the noise of runs
+and checkpoints, and a discrepancy: laws are approximations, whose error grows with the distance of
+a target from the runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
 from fitting.errors import InputError
 from fitting.laws import Law, Link
-from fitting.observations.build import Points
+from fitting.observations.build import Observations, Targets
 from fitting.posterior import sampler
 from fitting.posterior.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2, exponent_names
 from fitting.posterior.sampler import Draws
 from fitting.solve.fit import Curve, Fit, summarise
 
 # Discrepancy per e-fold of compute beyond the largest run, of a log loss and of a logit accuracy.
-# Chosen by held-in interval scores of the default mixture; no ladder reaches far enough to tell.
+# Chosen by held-in interval scores of the default mixture; no ladder is long enough to measure it.
 LOSS_DISCREPANCY, LOGIT_DISCREPANCY = 0.003, 0.01
 _NOISE_DRAWS = 5  # of residual noise, for each draw of parameters
 _SEED = 0
@@ -58,8 +59,8 @@ class Posterior:
         inputs: of the law.
         series: what step 1 was fitted to.
         step1: its draws, a site a series.
-        step2: its draws, a site a task that has a link; None if none has.
-        linked: positions of those tasks.
+        step2: its draws, a site a task that has a link; None if no task has one.
+        linked: positions of the tasks that have a link.
     """
 
     inputs: tuple[str, ...]
@@ -70,14 +71,26 @@ class Posterior:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """Why the posterior is not to be trusted; empty if it is."""
-        said = [f"step 1: {problem}" for problem in self.step1.problems]
+        """Why the posterior is not to be trusted; empty if it passed all checks."""
+        found = [f"step 1: {problem}" for problem in self.step1.problems]
         if self.step2 is not None:
-            said += [f"step 2: {problem}" for problem in self.step2.problems]
-        return tuple(said)
+            found += [f"step 2: {problem}" for problem in self.step2.problems]
+        return tuple(found)
 
 
-def fit(data: Sequence[Points], sample: Sampler, series: Series | None = None) -> Posterior:
+class Drawn(NamedTuple):
+    """Draws of what will be measured of G targets.
+
+    Attributes:
+        loss: shape (draws, T, G).
+        accuracy: for the tasks with a link, shape (draws, T', G); None if no task has one.
+    """
+
+    loss: np.ndarray
+    accuracy: np.ndarray | None
+
+
+def fit(data: Sequence[Observations], sample: Sampler, series: Series | None = None) -> Posterior:
     """Fits both steps of T tasks that share their runs and law.
 
     Args:
@@ -86,23 +99,23 @@ def fit(data: Sequence[Points], sample: Sampler, series: Series | None = None) -
         series: losses centred elsewhere than at their means.
 
     Raises:
-        InputError: the law goes to accuracy in a single step.
+        InputError: the model of `hierarchy` is another law than this one.
     """
     law = data[0].law
-    if law.of_accuracy:
+    if not {"bayes", "laplace"} & set(law.methods):
         raise InputError(
-            "--method bayes goes through a loss: use --steps two, or --method bootstrap"
+            f"the pooled model cannot fit the law {law.name}: use `method` {', '.join(law.methods)}"
         )
     inputs = tuple(law.inputs)
     series = series or series_of(data)
-    known = sample is sampler.laplace
+    known_spreads = sample is sampler.laplace
     weight = np.ones(series.log_y.shape[1])
-    step1 = sample(Step1(inputs, known), (series.log_x, series.log_y, weight), _SEED)
-    linked = tuple(t for t, points in enumerate(data) if points.link is not None)
+    step1 = sample(Step1(inputs, known_spreads), (series.log_x, series.log_y, weight), _SEED)
+    linked = tuple(t for t, task in enumerate(data) if task.link is not None)
     step2 = None
     if linked:
         arguments = step2_arguments([data[t] for t in linked], _centres(series, linked))
-        step2 = sample(Step2(known), arguments, _SEED + 10)
+        step2 = sample(Step2(known_spreads), arguments, _SEED + 10)
     return Posterior(inputs, series, step1, step2, linked)
 
 
@@ -110,8 +123,8 @@ def _centres(series: Series, tasks: Sequence[int]) -> np.ndarray:
     return series.centre_y[series.of_task[list(tasks)]]
 
 
-def series_of(data: Sequence[Points]) -> Series:
-    """Tasks whose losses are the same numbers (a text's) share one series."""
+def series_of(data: Sequence[Observations]) -> Series:
+    """The series that tasks are fitted to: tasks with equal losses (those of a text) share one."""
     found: dict[bytes, int] = {}
     of_task = [found.setdefault(p.x.tobytes() + p.y.tobytes(), len(found)) for p in data]
     first = [of_task.index(s) for s in range(len(found))]
@@ -122,56 +135,59 @@ def series_of(data: Sequence[Points]) -> Series:
     )
 
 
-def step2_arguments(data: Sequence[Points], centre: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What `Step2` takes, padded to the run with the most windows; centre of shape (T,)."""
+def step2_arguments(data: Sequence[Observations], centre: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arguments of `Step2`, padded to the run with the most windows; centre of shape (T,)."""
     n_runs = len(data[0].y)
     width = max(int(np.bincount(p.windows.run).max()) for p in data)
-    log_x, accuracy, rate, weight = (np.zeros((len(data), n_runs, width)) for _ in range(4))
-    for t, points in enumerate(data):
-        w = points.windows
+    log_x, accuracy, lr_fraction, weight = (np.zeros((len(data), n_runs, width)) for _ in range(4))
+    for t, task in enumerate(data):
+        w = task.windows
         place = np.arange(len(w.run)) - np.searchsorted(w.run, w.run)  # windows lie run by run
         log_x[t, w.run, place] = np.log(w.feature) - centre[t]
         accuracy[t, w.run, place] = w.accuracy
-        rate[t, w.run, place] = np.where(np.isfinite(w.rate), w.rate, ANNEALED)
+        known = np.isfinite(w.lr_fraction)
+        lr_fraction[t, w.run, place] = np.where(known, w.lr_fraction, ANNEALED)
         weight[t, w.run, place] = 1.0
-    chance, chance_sd = np.array([points.chance for points in data]).T
-    return log_x, accuracy, rate, weight, chance, chance_sd
+    chance, chance_sd = np.array([task.chance for task in data]).T
+    return log_x, accuracy, lr_fraction, weight, chance, chance_sd
 
 
 def predict(
-    posterior: Posterior, data: Sequence[Points], features: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Draws of what will be measured of each target.
+    posterior: Posterior,
+    data: Sequence[Observations],
+    targets: Sequence[Targets],
+    features: np.ndarray | None = None,
+) -> Drawn:
+    """Draws what will be measured of each target.
 
     Args:
-        posterior: of `fit`.
-        data: of the same tasks.
-        features: measured features of the targets, shape (T, G), to put in place of step 1's.
-
-    Returns:
-        Losses of shape (draws, T, G), and accuracies of the tasks with a link, or None.
+        posterior: as `fit` gives it.
+        data: the observations that were fitted, one a task.
+        targets: one a task, all of the same G runs.
+        features: measured features of the targets, shape (T, G), used in place of step 1's.
     """
     rng = np.random.default_rng(_SEED)
-    log_loss = _log_losses(posterior, data, rng)
+    log_loss = _log_losses(posterior, targets, rng)
     if features is not None:
         log_loss = np.broadcast_to(np.log(features), log_loss.shape)
     if posterior.step2 is None:
-        return np.exp(log_loss), None
+        return Drawn(np.exp(log_loss), None)
     linked = list(posterior.linked)
     p = _repeated(posterior.step2)
     centred = log_loss[:, linked] - _centres(posterior.series, linked)[:, None]
     f = np.asarray(hill(p, centred))
-    goals = [data[t] for t in linked]
-    beyond = np.array([points.beyond for points in goals])
-    noise = LOGIT_DISCREPANCY * beyond * rng.standard_normal(f.shape)
+    ahead = [targets[t] for t in linked]
+    extrapolation = np.array([task.extrapolation for task in ahead])
+    noise = LOGIT_DISCREPANCY * extrapolation * rng.standard_normal(f.shape)
     f = expit(logit(np.clip(f, _EDGE, 1 - _EDGE)) + noise)
-    accuracy = f + p["slope"][..., None] * f * (1 - f) * (_rates(goals) - ANNEALED)
+    lr_fraction = lr_fractions([data[t] for t in linked], ahead)
+    accuracy = f + p["slope"][..., None] * f * (1 - f) * (lr_fraction - ANNEALED)
     variance = (np.exp(2 * p["log_window_sd"]) + np.exp(2 * p["log_run_sd"]))[..., None]
-    items = np.array([points.items for points in goals])[:, None]
-    # Twice: the runs' own items were a sample too, which all runs share and the curve follows.
+    items = np.array([task.items for task in ahead])[:, None]
+    # Twice: the items of the runs were a sample too, which all runs share and the curve follows.
     variance = variance + 2 * np.clip(accuracy * (1 - accuracy), 0.0, None) / items
     accuracy = accuracy + np.sqrt(variance) * rng.standard_normal(f.shape)
-    return np.exp(log_loss), np.clip(accuracy, 0.0, 1.0)
+    return Drawn(np.exp(log_loss), np.clip(accuracy, 0.0, 1.0))
 
 
 def hill(p: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
@@ -200,7 +216,7 @@ def shares_of(p: Mapping[str, np.ndarray], inputs: Sequence[str]) -> np.ndarray:
 
 
 def levels_of(p: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Draws of the level, which NUTS leaves out and Laplace holds."""
+    """Draws of the level: those of Laplace, or, as NUTS integrates it out, drawn here."""
     if "level_variance" not in p:
         return p["level"]
     return p["level"] + np.sqrt(p["level_variance"]) * rng.standard_normal(p["level"].shape)
@@ -216,49 +232,55 @@ def _by_task(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _log_losses(
-    posterior: Posterior, data: Sequence[Points], rng: np.random.Generator
+    posterior: Posterior, targets: Sequence[Targets], rng: np.random.Generator
 ) -> np.ndarray:
-    """Of a new run, with its noise and the discrepancy: shape (draws, T, G)."""
+    """Draws of new runs' log losses, with their noise and the discrepancy: (draws, T, G)."""
     series, p = posterior.series, _repeated(posterior.step1)
     first = [int(np.flatnonzero(series.of_task == s)[0]) for s in range(len(series.centre_y))]
-    ahead = np.log([data[t].goals for t in first]) - series.centre_x[:, None]
+    ahead = np.log([targets[t].inputs for t in first]) - series.centre_x[:, None]
     mean = shape(p, ahead, posterior.inputs) + levels_of(p, rng)[..., None]
-    beyond = np.array([data[t].beyond for t in first])
-    sd = np.sqrt(np.exp(2 * p["log_sigma"])[..., None] + (LOSS_DISCREPANCY * beyond) ** 2)
+    extrapolation = np.array([targets[t].extrapolation for t in first])
+    discrepancy = (LOSS_DISCREPANCY * extrapolation) ** 2
+    sd = np.sqrt(np.exp(2 * p["log_sigma"])[..., None] + discrepancy)
     log_loss = mean + series.centre_y[:, None] + sd * rng.standard_normal(mean.shape)
     return log_loss[:, series.of_task]
 
 
-def _rates(data: Sequence[Points]) -> np.ndarray:
-    """Of each target, shape (T, G): as given, else as the training runs end."""
+def lr_fractions(data: Sequence[Observations], targets: Sequence[Targets]) -> np.ndarray:
+    """Learning-rate fraction at each target's end, shape (T, G).
+
+    Where it is unknown, it is the mean over the ends of the training runs.
+    """
     rows = []
-    for points in data:
-        w = points.windows
-        ends = w.rate[np.append(np.flatnonzero(np.diff(w.run)), len(w.run) - 1)]
+    for task, ahead in zip(data, targets, strict=True):
+        w = task.windows
+        ends = w.lr_fraction[np.append(np.flatnonzero(np.diff(w.run)), len(w.run) - 1)]
         known = ends[np.isfinite(ends)]
         usual = known.mean() if len(known) else ANNEALED
-        rows.append(np.where(np.isfinite(points.rate), points.rate, usual))
+        rows.append(np.where(np.isfinite(ahead.lr_fraction), ahead.lr_fraction, usual))
     return np.array(rows)
 
 
-def curves(posterior: Posterior, points: Points, task: int) -> tuple[Fit[Law], Fit[Link] | None]:
+def curves(
+    posterior: Posterior, data: Observations, task: int
+) -> tuple[Fit[Law], Fit[Link] | None]:
     """A task's law and link at the posterior's means, with the posterior's covariance."""
     series, s = posterior.series, posterior.series.of_task[task]
     p = {n: v[:, s] for n, v in _by_task(posterior.step1).items()}
     log_level = series.centre_y[s] + p["level"]
     floor = expit(p["logit_floor"])
-    theta = np.empty((len(floor), len(points.law.params)))
+    theta = np.empty((len(floor), len(data.law.params)))
     theta[:, -1] = np.exp(log_level) * floor
     shares = shares_of(p, posterior.inputs)
-    for k, (scale, exponent, i) in enumerate(points.law.terms):
+    for k, (scale, exponent, i) in enumerate(data.law.terms):
         theta[:, exponent] = np.exp(p[exponent_names(posterior.inputs)[i]])
         share = log_level + np.log((1 - floor) * shares[:, k])
         theta[:, scale] = share + theta[:, exponent] * series.centre_x[s, i]
     sd = float(np.exp(p["log_sigma"]).mean())
     step1 = _fit_of(
-        points.law, theta, np.log(points.x), np.log(points.y), sd, not posterior.step1.problems
+        data.law, theta, np.log(data.x), np.log(data.y), sd, not posterior.step1.problems
     )
-    if posterior.step2 is None or task not in posterior.linked or points.link is None:
+    if posterior.step2 is None or task not in posterior.linked or data.link is None:
         return step1, None
     place = posterior.linked.index(task)
     q = {n: v[:, place] for n, v in _by_task(posterior.step2).items()}
@@ -266,16 +288,16 @@ def curves(posterior: Posterior, points: Points, task: int) -> tuple[Fit[Law], F
     half = np.exp(series.centre_y[s] + q["height"] / steepness)
     sd = float(np.sqrt(np.exp(2 * q["log_run_sd"]) + np.exp(2 * q["log_window_sd"])).mean())
     theta = np.stack([q["floor"], half, steepness], axis=-1)
-    settled = not posterior.step2.problems
-    windows = points.windows
-    return step1, _fit_of(points.link, theta, windows.feature, windows.accuracy, sd, settled)
+    converged = not posterior.step2.problems
+    windows = data.windows
+    return step1, _fit_of(data.link, theta, windows.feature, windows.accuracy, sd, converged)
 
 
 def _fit_of(
-    curve: Curve, theta: np.ndarray, x: np.ndarray, y: np.ndarray, sd: float, settled: bool
+    curve: Curve, theta: np.ndarray, x: np.ndarray, y: np.ndarray, sd: float, converged: bool
 ) -> Fit[Curve]:
-    """`theta` holds draws, shape (B, P)."""
-    at = summarise(curve, theta.mean(axis=0), 0.0, x, y, settled)
+    """A fit from draws `theta` of shape (B, P)."""
+    at = summarise(curve, theta.mean(axis=0), 0.0, x, y, converged)
     covariance = np.cov(theta, rowvar=False)
     scale = np.sqrt(np.diag(covariance))
     spread = np.linalg.eigvalsh(covariance / np.outer(scale, scale))

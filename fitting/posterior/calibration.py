@@ -1,8 +1,9 @@
-"""Simulation-based calibration: does the sampler find what the priors put there?
+"""Simulation-based calibration: does the sampler recover parameters that the priors generated?
 
 Parameters are drawn from the priors, a ladder is made from them, and the posterior is sampled.
 The rank of each true value among its posterior draws is uniform if model and sampler agree (Talts
-et al., arXiv 1804.06788).  Whether the priors suit language models is for a backtest to tell.
+et al., arXiv 1804.06788).  This does not test whether the priors suit language models; a backtest
+does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from fitting.laws import CHINCHILLA, HILL
-from fitting.observations.build import Points, Windows
+from fitting.observations.build import Observations, Targets, Windows
 from fitting.posterior import bayes, sampler
 from fitting.posterior.bayes import Series
 from fitting.posterior.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2
@@ -28,19 +29,26 @@ from fitting.table import COLUMNS
 N_RANKS = 20  # bins of a rank histogram
 _CHANCE = (0.25, 0.25, 0.5, 0.2)  # of the simulated tasks
 _SIZES, _MULTIPLES = np.array([1e8, 3e8, 1e9]), np.array([1.0, 3.0, 10.0])
-_GOAL = (7e9, 4e11)
-_OF = {"mean": "mean", "spread": "spread", "tasks": "a task's"}
+_TARGET = (7e9, 4e11)  # n_params and n_tokens
+_KINDS = {"mean": "mean", "spread": "spread", "tasks": "a task's"}
 _SHARES = (0.4, 0.6, 0.8, 1.0)  # of a run's tokens at which it is evaluated
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """A ladder from the priors: points of T tasks, the true sites, and what the target shows.
+    """A ladder from the priors.
 
-    `series` is centred where the priors are, not at the means of what was drawn.
+    Attributes:
+        data: observations of T tasks.
+        targets: its one target, for each task.
+        series: losses centred where the priors are, not at the means of what was drawn.
+        truth: site -> true values.
+        loss: true losses of the target, shape (T,).
+        accuracy: true accuracies of the target, shape (T,).
     """
 
-    data: list[Points]
+    data: list[Observations]
+    targets: list[Targets]
     series: Series
     truth: dict[str, np.ndarray]
     loss: np.ndarray
@@ -48,9 +56,9 @@ class Simulated:
 
 
 def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
-    """One ladder, three sizes by three multiples, and a target of 14 times its largest compute."""
+    """Makes a ladder of three sizes by three multiples, and a target of 14 times its compute."""
     rng = np.random.default_rng(seed)
-    law, beyond_size = CHINCHILLA, _GOAL[0] * _GOAL[1]
+    law = CHINCHILLA
     n_params, multiple = (v.ravel() for v in np.meshgrid(_SIZES, _MULTIPLES, indexing="ij"))
     tokens = 20 * n_params * multiple
     x = np.stack([n_params, tokens], axis=-1)
@@ -72,39 +80,41 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
     shares = np.array(_SHARES)
     along = np.stack(np.broadcast_arrays(n_params[:, None], tokens[:, None] * shares), axis=-1)
     log_curve = log_loss(along) + noise[..., None]
-    rate = np.broadcast_to(1 - 0.9 * shares, log_curve.shape[1:])  # linear decay to a tenth
+    lr_fraction = np.broadcast_to(1 - 0.9 * shares, log_curve.shape[1:])  # linear, to a tenth
     shape2 = (n_tasks, len(x), len(shares))
     q = _prior(Step2(), seed + 1, *(np.zeros(shape2),) * 4, chance, np.zeros(n_tasks))
     effect = np.exp(q["log_run_sd"])[:, None] * rng.standard_normal((n_tasks, len(x)))
     own = np.exp(q["log_window_sd"])[:, None, None] * rng.standard_normal(shape2)
-    accuracy = _accuracy(q, log_curve, rate) + effect[..., None] + own
-    far = float(np.log(beyond_size / (n_params * tokens).max()))
-    sd = np.hypot(sigma, bayes.LOSS_DISCREPANCY * far)
-    goal = log_loss(np.array([_GOAL]))[:, 0] + sd * rng.standard_normal(n_tasks)
-    off = bayes.LOGIT_DISCREPANCY * far * rng.standard_normal(n_tasks)
-    reached = _accuracy(q, goal[:, None, None], np.full((1, 1), ANNEALED), off)[:, 0, 0]
+    accuracy = _accuracy(q, log_curve, lr_fraction) + effect[..., None] + own
+    extrapolation = float(np.log(_TARGET[0] * _TARGET[1] / (n_params * tokens).max()))
+    sd = np.hypot(sigma, bayes.LOSS_DISCREPANCY * extrapolation)
+    target = log_loss(np.array([_TARGET]))[:, 0] + sd * rng.standard_normal(n_tasks)
+    off = bayes.LOGIT_DISCREPANCY * extrapolation * rng.standard_normal(n_tasks)
+    reached = _accuracy(q, target[:, None, None], np.full((1, 1), ANNEALED), off)[:, 0, 0]
     sd = np.hypot(np.exp(q["log_run_sd"]), np.exp(q["log_window_sd"]))
     reached = reached + sd * rng.standard_normal(n_tasks)
     data = [
-        Points(
+        Observations(
             law=law, link=HILL, x=x, y=np.exp(log_final[t]), run=np.arange(len(x)),
-            feature=np.exp(log_final[t]), accuracy=accuracy[t, :, -1], goals=np.array([_GOAL]),
+            feature=np.exp(log_final[t]), accuracy=accuracy[t, :, -1],
             windows=Windows(
                 np.repeat(np.arange(len(x)), len(shares)), np.exp(log_curve[t]).ravel(),
-                accuracy[t].ravel(), rate.ravel(),
+                accuracy[t].ravel(), lr_fraction.ravel(),
             ),
-            beyond=np.array([far]), rate=np.array([ANNEALED]), chance=(float(chance[t]), 0.0),
-            items=np.inf,
+            chance=(float(chance[t]), 0.0),
         )
         for t in range(n_tasks)
     ]  # fmt: skip
+    targets = Targets(np.array([_TARGET]), np.array([extrapolation]), np.array([ANNEALED]))
     known = (*COMMON_SITES, "floor", "height")
     truth = {f"step {k}, {n}": v for k, s in ((1, p), (2, q)) for n, v in s.items() if n in known}
     series = Series(
         np.broadcast_to(np.log(x) - centre, (n_tasks, *x.shape)), log_final,
         np.broadcast_to(centre, (n_tasks, 2)), np.zeros(n_tasks), np.arange(n_tasks),
     )  # fmt: skip
-    return Simulated(data, series, truth, np.exp(goal), np.clip(reached, 0, 1))
+    return Simulated(
+        data, [targets] * n_tasks, series, truth, np.exp(target), np.clip(reached, 0, 1)
+    )
 
 
 def as_table(ladder: Simulated) -> pd.DataFrame:
@@ -118,7 +128,7 @@ def as_table(ladder: Simulated) -> pd.DataFrame:
                     "run": f"r{i}", "size": f"{n / 1e6:.0f}M", "multiple": tokens / n / 20,
                     "seed": 0, "step": int(1000 * share), "n_params": int(n),
                     "n_params_total": int(n), "n_tokens": int(tokens * share),
-                    "flops": 6 * n * tokens * share, "lr": w.rate[j], "lr_peak": 1.0,
+                    "flops": 6 * n * tokens * share, "lr": w.lr_fraction[j], "lr_peak": 1.0,
                     "task": f"task{t}", "n_examples": 1000,
                 }  # fmt: skip
                 acc = float(np.clip(w.accuracy[j], 0, 1))
@@ -144,13 +154,16 @@ def _one(p: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _accuracy(
-    q: dict[str, np.ndarray], log_x: np.ndarray, rate: np.ndarray, off: np.ndarray | float = 0.0
+    q: dict[str, np.ndarray],
+    log_x: np.ndarray,
+    lr_fraction: np.ndarray,
+    off: np.ndarray | float = 0.0,
 ) -> np.ndarray:
     """Mean accuracy at log_x (T, R, W), its logit off by `off` (T,): shape (T, R, W)."""
     f = bayes.hill(_one(q), log_x.reshape(len(log_x), -1))[0].reshape(log_x.shape)
     if np.ndim(off):
         f = expit(logit(np.clip(f, 1e-12, 1 - 1e-12)) + np.asarray(off)[:, None, None])
-    return f + q["slope"][:, None, None] * f * (1 - f) * (rate - ANNEALED)
+    return f + q["slope"][:, None, None] * f * (1 - f) * (lr_fraction - ANNEALED)
 
 
 def ranks(
@@ -179,7 +192,7 @@ def ranks(
         ladder = simulate(seed, n_tasks)
         posterior = bayes.fit(ladder.data, sample, ladder.series)
         failed += bool(posterior.problems)
-        losses, accuracies = bayes.predict(posterior, ladder.data)
+        losses, accuracies = bayes.predict(posterior, ladder.data, ladder.targets)
         assert posterior.step2 is not None
         assert accuracies is not None
         task = seed % len(ladder.data)
@@ -198,13 +211,13 @@ def ranks(
 def _ranks_of(
     name: str, draws: np.ndarray, true: np.ndarray, task: int, n_draws: int
 ) -> dict[str, float]:
-    """One entry a site, or a population of it."""
+    """Ranks by name: one a site, or one a population of a common site."""
     step, site = name.split(", ")
     if site not in COMMON_SITES:
         return {name: _rank(draws, true, task, n_draws)}
     model = Step1(CHINCHILLA.inputs) if step == "step 1" else Step2()
     return {
-        f"{step}, {population.name}, {_OF[site]}": _rank(draws[:, i], true[i], task, n_draws)
+        f"{step}, {population.name}, {_KINDS[site]}": _rank(draws[:, i], true[i], task, n_draws)
         for i, population in enumerate(model.populations)
     }
 

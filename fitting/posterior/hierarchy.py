@@ -1,4 +1,4 @@
-"""The two steps as NumPyro models whose tasks share what they can.
+"""The two steps as NumPyro models, in which tasks learn from one another.
 
 Step 1 is the law of `fitting.laws` in coordinates that the data can tell apart: inputs centred,
 losses relative to their geometric mean Lbar, and terms as shares of the loss at the centre,
@@ -7,11 +7,11 @@ losses relative to their geometric mean Lbar, and terms as shares of the loss at
 
 Step 2 is a Hill curve from chance to 1, over windows of each run's checkpoints,
 
-    acc = f + slope f (1 - f) (rate - .1) + effect of the run + noise,
+    acc = f + slope f (1 - f) (lr_fraction - .1) + effect of the run + noise,
     f = floor + (1 - floor) sigmoid(height - steepness ln(x / Lbar)).
 
-The rate is the learning rate as a share of its peak: at equal loss accuracy is higher while it is
-high.  The effect of the run is shared by its windows, which are no independent observations.
+`lr_fraction` is the learning rate over its peak: at equal loss, accuracy is higher while it is
+high.  The effect of the run is shared by its windows, which are not independent observations.
 
 A task's parameter comes from a normal population.  The spread of a population has a log-normal
 prior, which keeps it off zero: centred parameters then mix well.  Levels and effects of runs are
@@ -35,9 +35,9 @@ Values = Mapping[str, Any]  # of arrays, by site
 # Centres of the exponents' prior: typical of language-model losses, within a factor of about 2.
 _EXPONENTS = {"n_params": 0.35, "n_tokens": 0.28, "flops": 0.16}
 _LEVEL_VARIANCE = 0.1**2
-_FLOOR_SD = 0.03  # of an accuracy far above any loss seen, about chance
+_FLOOR_SD = 0.03  # of the accuracy at very high losses, about chance
 COMMON_SITES = ("mean", "spread", "tasks")  # a value or row a population, not one a task
-ANNEALED = 0.1  # the rate at which accuracy is what the Hill curve says
+ANNEALED = 0.1  # the learning-rate fraction at which the Hill curve itself is the accuracy
 
 
 def _sample(name: str, prior: dist.Distribution) -> Any:
@@ -45,7 +45,14 @@ def _sample(name: str, prior: dist.Distribution) -> Any:
 
 
 class Population(NamedTuple):
-    """A parameter that tasks draw from a common normal: the priors of its centre and spread."""
+    """Priors of a parameter that each task draws from one common normal distribution.
+
+    Attributes:
+        name: of the parameter.
+        centre: mean of the prior of the normal's mean.
+        wide: standard deviation of the prior of the normal's mean.
+        spread: twice the median of the prior of the normal's standard deviation.
+    """
 
     name: str
     centre: float
@@ -56,7 +63,8 @@ class Population(NamedTuple):
 def _tasks(populations: Sequence[Population], n: int, known_spreads: bool) -> dict[str, Any]:
     """Every population's parameter of n tasks, each of shape (n,).
 
-    One site holds them all: NUTS on a small model costs by the operation, not by the number.
+    One site holds them all: on a small model the cost of NUTS grows with the number of operations,
+    not with their size.
     """
     names, *priors = zip(*populations, strict=True)
     centre, wide, spread = (np.array(v) for v in priors)
@@ -74,7 +82,7 @@ def _levels(n: int) -> Any:
 
 
 def exponent_names(inputs: tuple[str, ...]) -> list[str]:
-    """Sites of the exponents' logarithms."""
+    """Names of the sites that hold the logarithms of the exponents."""
     return [f"log_exponent_{name}" for name in inputs]
 
 
@@ -93,7 +101,7 @@ class Step1:
 
     @property
     def populations(self) -> list[Population]:
-        """In the order of the site `tasks`."""
+        """Populations in the order of the rows of the site `tasks`."""
         shares = [Population("logit_share", 0.0, 0.7, 0.7)] if len(self.inputs) == 2 else []
         exponents = [
             Population(name, float(np.log(_EXPONENTS[column])), 0.4, 0.35)
@@ -108,13 +116,13 @@ class Step1:
         Args:
             log_x: log inputs less their means over runs, shape (S, R, K).
             log_y: log losses less their means over runs, shape (S, R).
-            weight: 1 for a run that is there, 0 for one that is not, shape (R,).
+            weight: 1 for a run that is fitted, 0 for one that is left out, shape (R,).
         """
         n = log_y.shape[0]
         p = _tasks(self.populations, n, self.known_spreads)
         sigma = p["log_sigma"]
         residual, spare = log_y - self.shape(p, log_x), _LEVEL_VARIANCE
-        if self.known_spreads:  # a normal posterior can as well hold the level
+        if self.known_spreads:  # the normal approximation has room for the level as a parameter
             level, spare = _levels(n), 0.0
             residual = residual - level[:, None]
         log_likelihood, mean, variance = _shared(residual, weight, jnp.exp(2 * sigma), spare)
@@ -151,7 +159,7 @@ class Step2:
         self,
         log_x: jax.Array,
         accuracy: jax.Array,
-        rate: jax.Array,
+        lr_fraction: jax.Array,
         weight: jax.Array,
         chance: jax.Array,
         chance_sd: jax.Array,
@@ -161,10 +169,10 @@ class Step2:
         Args:
             log_x: log feature less the mean that step 1 takes off, shape (T, R, W).
             accuracy: shape (T, R, W).
-            rate: learning rate over its peak, shape (T, R, W).
-            weight: 1 for a window that is there, 0 for one that is not, shape (T, R, W).
+            lr_fraction: learning rate over its peak, shape (T, R, W).
+            weight: 1 for an observed window, 0 for padding, shape (T, R, W).
             chance: accuracy of guessing, shape (T,).
-            chance_sd: how well it is known, shape (T,).
+            chance_sd: standard deviation of what is known of it, shape (T,).
         """
         n = accuracy.shape[0]
         floor_sd = jnp.hypot(chance_sd, _FLOOR_SD)
@@ -172,9 +180,9 @@ class Step2:
             "floor": _sample("floor", dist.Normal(chance, floor_sd).to_event(1)),
             "height": _sample("height", dist.Normal(-1.0, 1.5).expand([n]).to_event(1)),
         } | _tasks(self.populations, n, self.known_spreads)
-        residual = accuracy - self.mean(p, log_x.reshape(n, -1), rate.reshape(n, -1)).reshape(
-            accuracy.shape
-        )
+        residual = accuracy - self.mean(
+            p, log_x.reshape(n, -1), lr_fraction.reshape(n, -1)
+        ).reshape(accuracy.shape)
         log_likelihood, *_ = _shared(
             residual,
             weight,
@@ -185,7 +193,7 @@ class Step2:
 
     @property
     def populations(self) -> list[Population]:
-        """In the order of the site `tasks`."""
+        """Populations in the order of the rows of the site `tasks`."""
         return [
             Population("log_steepness", float(np.log(5)), 0.7, 0.5),
             Population("slope", 0.0, 0.05, 0.05),
@@ -193,25 +201,25 @@ class Step2:
             Population("log_run_sd", float(np.log(0.005)), 0.5, 0.5),
         ]
 
-    def mean(self, p: Values, log_x: jax.Array, rate: jax.Array | float) -> jax.Array:
+    def mean(self, p: Values, log_x: jax.Array, lr_fraction: jax.Array | float) -> jax.Array:
         """Accuracy: sites of shape (..., T), log_x (..., T, G) -> (..., T, G)."""
-        return self.at_rate(p, self.hill(p, log_x), rate)
+        return self.at_lr_fraction(p, self.hill(p, log_x), lr_fraction)
 
     def hill(self, p: Values, log_x: jax.Array) -> jax.Array:
-        """The Hill curve alone."""
+        """The Hill curve: sites of shape (..., T), log_x (..., T, G) -> (..., T, G)."""
         floor, height = p["floor"][..., None], p["height"][..., None]
         steepness = jnp.exp(p["log_steepness"])[..., None]
         return floor + (1 - floor) * jax.nn.sigmoid(height - steepness * log_x)
 
-    def at_rate(self, p: Values, f: jax.Array, rate: jax.Array | float) -> jax.Array:
-        """Accuracy f corrected for the learning rate."""
-        return f + p["slope"][..., None] * f * (1 - f) * (rate - ANNEALED)
+    def at_lr_fraction(self, p: Values, f: jax.Array, lr_fraction: jax.Array | float) -> jax.Array:
+        """Accuracies f of the Hill curve, corrected for the learning rate."""
+        return f + p["slope"][..., None] * f * (1 - f) * (lr_fraction - ANNEALED)
 
 
 def _shared(
     residual: jax.Array, weight: jax.Array, own: jax.Array, shared: jax.Array | float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Normal residuals with a normal effect in common, which is integrated out.
+    """Likelihood of normal residuals that share a normal effect, which is integrated out.
 
     Args:
         residual: shape (..., M).

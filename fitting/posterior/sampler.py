@@ -1,5 +1,5 @@
-"""Draws from the posterior of a NumPyro model, by NUTS or by Laplace's approximation, and whether
-they can be trusted.
+"""Draws from the posterior of a NumPyro model, by NUTS or by Laplace's approximation, and checks of
+them.
 
 Models are called with arrays alone, so that one compilation serves all tables of one shape.
 """
@@ -10,7 +10,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from numpyro.infer.util import constrain_fn, potential_energy
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 400, 700
 MAX_R_HAT, MIN_ESS, MAX_DIVERGENT, MIN_BFMI = 1.01, 400.0, 0.002, 0.3
-_CAREFUL = 0.98  # acceptance of a second attempt, if the first fails its checks
+_CAREFUL = 0.98  # target acceptance of the second attempt, if the first fails its checks
 _MAX_DEPTH = 8
 _JITTER = 0.1  # of the chains' starts about the prior's mean, in unconstrained coordinates
 _MAX_NEWTON = 150
@@ -47,8 +47,8 @@ class Draws:
     Attributes:
         values: by site, shape (chains, draws, ...).
         stats: of NUTS, by name, shape (chains, draws); empty for Laplace.
-        health: r_hat, ess, divergent, bfmi: their worst values; of Laplace none.
-        problems: why the draws are not to be trusted, in words; empty if they are.
+        health: r_hat, ess, divergent, bfmi: their worst values; empty for Laplace.
+        problems: why the draws are not to be trusted, in words; empty if they passed all checks.
     """
 
     values: dict[str, np.ndarray]
@@ -81,7 +81,17 @@ def run_nuts(
     n_draws: int = N_DRAWS,
     target: float = 0.9,
 ) -> Draws:
-    """One attempt: chains, each `n_draws` long; `target` is of the acceptance."""
+    """Samples once and checks the draws.
+
+    Args:
+        model: whose posterior is sampled.
+        arguments: of the model.
+        seed: of the chains.
+        n_chains: number of chains.
+        n_warmup: steps of each chain that adapt it and are left out.
+        n_draws: kept of each chain.
+        target: mean acceptance probability that the step size is adapted to.
+    """
     with numerics():
         keys = jax.random.split(jax.random.key(seed), n_chains)
         given = tuple(jnp.asarray(a) for a in arguments)
@@ -96,7 +106,7 @@ def run_nuts(
 
 @functools.lru_cache(maxsize=32)
 def _chains(model: Model, n_warmup: int, n_draws: int, target: float) -> Callable:
-    """NUTS from the first step to the last in one compilation, data and all as arguments.
+    """NUTS from the first step to the last, compiled at once, with the data as arguments.
 
     NumPyro's `MCMC` compiles each operation of a model by itself first, which takes longer than the
     sampling; its functional kernel is the same sampler.
@@ -129,12 +139,16 @@ def _chains(model: Model, n_warmup: int, n_draws: int, target: float) -> Callabl
         _, (z, kept) = jax.lax.scan(step, state, None, length=n_warmup + n_draws)
         return z[n_warmup:], {name: v[n_warmup:] for name, v in kept.items()}
 
-    # One after another: side by side, each would walk as long as the longest of them.
+    # One after another: under vmap every chain would take as many leapfrog steps as the longest.
     return jax.jit(lambda keys, given: jax.lax.map(lambda key: chain(key, given), keys))
 
 
 def _health(values: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Rank-normalised split r_hat, the smaller of bulk and tail ESS (Vehtari et al. 2021)."""
+    """The worst r_hat, ESS, share of divergences and BFMI.
+
+    r_hat is the rank-normalised split version, ESS the smaller of bulk and tail (Vehtari et al.
+    2021).
+    """
     from arviz_stats.base.array import array_stats
 
     columns = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values.values()], axis=-1)
@@ -153,7 +167,7 @@ def _health(values: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -
 
 
 def _problems(health: Mapping[str, float]) -> tuple[str, ...]:
-    """Limits; comparisons are written so that NaN fails them."""
+    """The checks that failed, in words; comparisons are written so that NaN fails them."""
     failed = []
     if not health["r_hat"] <= MAX_R_HAT:
         failed.append(f"r_hat {health['r_hat']:.3f} above {MAX_R_HAT}")
@@ -172,27 +186,37 @@ def laplace(
     """Draws from the normal approximation at the mode, in unconstrained coordinates, float64."""
     with numerics():
         batch = tuple(jnp.asarray(a)[None] for a in arguments)
-        mode, factor, slope = (v[0] for v in modes(model, batch))
+        mode, factor, distance = (v[0] for v in modes(model, batch))
         z = np.random.default_rng(seed).standard_normal((n_draws, len(mode)))
         values = _constrain(model)(mode + z @ np.asarray(factor).T, tuple(a[0] for a in batch))
     found = {name: np.asarray(v)[None] for name, v in values.items()}
-    settled = float(slope) < STATIONARY and bool(np.all(np.isfinite(np.asarray(factor))))
-    problems = () if settled else ("the search for the posterior's mode did not settle",)
+    converged = float(distance) < STATIONARY and bool(np.all(np.isfinite(np.asarray(factor))))
+    problems = () if converged else ("the search for the posterior's mode did not converge",)
     return Draws(found, {}, {}, problems)
 
 
-def modes(model: Model, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Modes of B posteriors and factors of their inverse Hessians; call it within `numerics`.
+class Modes(NamedTuple):
+    """Modes of B posteriors with P parameters, in unconstrained coordinates.
+
+    Attributes:
+        mode: shape (B, P).
+        factor: F of shape (B, P, P), with F F' the inverse Hessian.
+        distance: from the exact mode, in posterior standard deviations, shape (B,).
+    """
+
+    mode: jax.Array
+    factor: jax.Array
+    distance: jax.Array
+
+
+def modes(model: Model, arguments: tuple[jax.Array, ...]) -> Modes:
+    """Finds the modes of B posteriors; call it within `numerics`.
 
     Args:
-        model: whose density has a mode.
+        model: one whose density has a mode.
         arguments: each with a leading axis B.
-
-    Returns:
-        mode (B, P) in unconstrained coordinates; F (B, P, P) with F F' the inverse Hessian; the
-        distance from the mode, in posterior standard deviations (B,).
     """
-    return _modes(model)(arguments)
+    return Modes(*_modes(model)(arguments))
 
 
 @functools.cache
@@ -216,7 +240,7 @@ def _constrain(model: Model) -> Callable:
 
 
 def flat_start(model: Model, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, Callable]:
-    """Unconstrained prior means as one vector, and the way back."""
+    """Unconstrained prior means as one vector, and the function from vector to sites."""
     at_means = numpyro.handlers.substitute(model, substitute_fn=_prior_mean)
     seeded = numpyro.handlers.seed(at_means, jax.random.key(0))
     trace = numpyro.handlers.trace(seeded).get_trace(*arguments)
@@ -240,7 +264,7 @@ def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, j
     value_and_grad, hessian = jax.value_and_grad(energy), jax.hessian(energy)
     eye = jnp.eye(len(start))
 
-    def going(state: tuple) -> jax.Array:
+    def unfinished(state: tuple) -> jax.Array:
         *_, damping, decrement, count = state
         arrived = (decrement < STATIONARY**2 / 100) & (damping < 1e-3)
         return ~arrived & (count < _MAX_NEWTON)
@@ -264,7 +288,7 @@ def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, j
 
     value, gradient = value_and_grad(start)
     state = (start, value, gradient, hessian(start), jnp.asarray(1.0), jnp.asarray(jnp.inf), 0)
-    x, _, gradient, curvature, *_ = jax.lax.while_loop(going, step, state)
+    x, _, gradient, curvature, *_ = jax.lax.while_loop(unfinished, step, state)
     upper = jnp.linalg.cholesky(curvature).T
     factor = jax.scipy.linalg.solve_triangular(upper, eye)
     return x, factor, jnp.linalg.norm(factor.T @ gradient)

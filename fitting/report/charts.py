@@ -18,7 +18,7 @@ from fitting.report.plots import task_title
 
 
 def plot_distribution(ax: Axes, forecast: TaskForecast) -> Axes:
-    """The predictive density of a task's accuracy, a hill a target, and what was measured."""
+    """The predictive density of each target's accuracy on a task, and the measured values."""
     quantiles = forecast.quantiles["acc"]
     for g, (target, values) in enumerate(zip(forecast.measured["run"], quantiles, strict=True)):
         at, density = distribution.density(forecast.p, np.clip(values, 0.0, 1.0))
@@ -43,7 +43,7 @@ def plot_distribution(ax: Axes, forecast: TaskForecast) -> Axes:
 def of_forecasts(
     forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
 ) -> dict[str, Figure]:
-    """Those of `plots.figures`, and distributions where there are accuracies."""
+    """All figures of forecasts by file stem: `plots.figures`, and distributions of accuracies."""
     drawn = plots.figures(forecasts, controls)
     if any("acc" in forecast.quantiles for forecast in forecasts):
         drawn["distributions"] = distributions(forecasts)
@@ -51,7 +51,7 @@ def of_forecasts(
 
 
 def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
-    """One panel a task; the bar under a hill is the 95 % interval."""
+    """Predictive densities, one panel a task; the bar under a density is the 95 % interval."""
     some = [f for f in forecasts if "acc" in f.quantiles]
     n_columns = min(4, len(some))
     n_rows = -(-len(some) // n_columns)
@@ -89,7 +89,7 @@ def plot_coverage(ax: Axes, summary: pd.DataFrame, split: str) -> Axes:
 
 
 def backtest(summary: pd.DataFrame) -> Figure:
-    """Errors of each method, and coverage against width; dotted lines are the levels asked for."""
+    """Errors of each method, and coverage against width; dotted lines are the nominal levels."""
     split = ALL_SPLITS if (summary["split"] == ALL_SPLITS).any() else summary["split"].iloc[0]
     part = summary[summary["split"] == split]
     fig = Figure(figsize=(10, 3.8), layout="constrained")
@@ -110,7 +110,7 @@ def backtest(summary: pd.DataFrame) -> Figure:
 def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Axes:
     """Shrinkage of the mean interval against FLOPs; filled: the best set within the budget.
 
-    A line a size, of which the ends are named in full and the rest by what follows the size.
+    There is a line a size; its last run is labelled in full, the others by the end of their names.
     """
     for i, (_, group) in enumerate(advice.groupby("n_params")):
         rows = group.sort_values("flops")
@@ -140,7 +140,7 @@ def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Ax
 
 
 def candidates(advice: pd.DataFrame, chosen: Sequence[str]) -> Figure:
-    """One panel: every candidate, and the best set."""
+    """Shrinkage against FLOPs of every candidate, with the best set, in one panel."""
     fig = Figure(figsize=(8, 4.6), layout="constrained")
     plot_candidates(fig.subplots(), advice, chosen)
     return fig

@@ -27,7 +27,7 @@ class Section:
         title: heading.
         text: paragraphs, plain.
         table: rows of cells, the first being the header.
-        pictures: file name beside the page -> what it shows, for those who cannot see it.
+        pictures: file name beside the page -> alternative text, for readers who cannot see it.
     """
 
     title: str

@@ -28,7 +28,7 @@ _WORDS = {
 
 
 def task_title(task: str) -> str:
-    """A label as people write it: `arc_easy_test_rc_5shot` -> `ARC easy`."""
+    """A readable title of a task: `arc_easy_test_rc_5shot` -> `ARC easy`."""
     parts = task.split("_rc_")[0].split("_mc_")[0].split("_")
     words = [_WORDS.get(p, p) for p in parts if p not in ("test", "val", "avg")]
     return " ".join(words)
@@ -36,12 +36,12 @@ def task_title(task: str) -> str:
 
 def plot_step1(ax: Axes, forecast: TaskForecast) -> Axes:
     """Feature against tokens or FLOPs: the fit, the runs, and the targets measured and forecast."""
-    return _against(ax, forecast, "loss", _feature(forecast))
+    return _plot_against_inputs(ax, forecast, "loss", _feature(forecast))
 
 
 def plot_chained(ax: Axes, forecast: TaskForecast) -> Axes:
     """Accuracy against tokens or FLOPs through both steps, with predictive intervals."""
-    return _against(ax, forecast, "acc", "accuracy")
+    return _plot_against_inputs(ax, forecast, "acc", "accuracy")
 
 
 def plot_step2(ax: Axes, forecast: TaskForecast) -> Axes:
@@ -80,7 +80,7 @@ def plot_control(ax: Axes, forecast: TaskForecast) -> Axes:
 
 
 def plot_intervals(ax: Axes, forecasts: Sequence[TaskForecast]) -> Axes:
-    """Every accuracy forecast with its widest interval, and what was measured, a line each."""
+    """Every accuracy forecast with its widest interval and the measured value, a line each."""
     rows = [row for f in forecasts for row in f.rows if row["pred"] == row["pred"]]
     widest = {(row["task"], row["target"]): row for row in sorted(rows, key=lambda r: r["level"])}
     several = len({target for _, target in widest}) > 1
@@ -102,7 +102,7 @@ def plot_intervals(ax: Axes, forecasts: Sequence[TaskForecast]) -> Axes:
 
 
 def inputs_of(forecasts: Sequence[TaskForecast]) -> str:
-    """What the law of step 1 goes by, in words."""
+    """Names of the inputs of the law of step 1, in words."""
     words = {"n_params": "parameters", "n_tokens": "tokens", "flops": "FLOPs"}
     return " and ".join(words[name] for name in forecasts[0].step1.curve.inputs)
 
@@ -110,7 +110,7 @@ def inputs_of(forecasts: Sequence[TaskForecast]) -> str:
 def figures(
     forecasts: Sequence[TaskForecast], controls: Sequence[TaskForecast] = ()
 ) -> dict[str, Figure]:
-    """By file stem: step 1 and step 2 where there are two, chained, all intervals, controls."""
+    """Figures by file stem: both steps, the chained forecast, all intervals, controls."""
     inputs = inputs_of(forecasts)
     losses = [f for f in forecasts if "loss" in f.columns]
     both = [f for f in losses if "acc" in f.columns]
@@ -189,8 +189,8 @@ def figure(
     return fig
 
 
-def _against(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
-    """Against what the law knows: tokens with a curve a size, or FLOPs with one curve."""
+def _plot_against_inputs(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
+    """Loss or accuracy against tokens, with a curve a size, or against FLOPs, with one curve."""
     colours, markers, axis = _colours(forecast), _markers(forecast), _axis(forecast)
     law = forecast.step1.curve
     everything = pd.concat([forecast.final[axis], forecast.measured[axis]])

@@ -9,7 +9,7 @@ import pandas as pd
 
 from fitting import io
 from fitting.evaluation import backtest
-from fitting.forecast.diagnose import unmoved, warnings
+from fitting.forecast.diagnose import not_identified, warnings
 from fitting.forecast.predict import TaskForecast, to_frame
 from fitting.report import charts, page, plots
 
@@ -33,14 +33,14 @@ def loss_cells(predictions: pd.DataFrame) -> list[list[str]]:
 
 
 def _cells(row: dict, values: list[float], decimals: int, error: str) -> list[str]:
-    """One line: forecast, interval, and what was measured where anything was."""
+    """One row of text: forecast, interval, and the measured value if there is one."""
     pred, lo, hi, actual = (f"{value:.{decimals}f}" for value in values)
     measured = [actual, error] if values[3] == values[3] else ["", ""]
     return [row["task"], row["target"], f"{row['level']:g}", pred, f"{lo} .. {hi}", *measured]
 
 
 def summary(predictions: pd.DataFrame) -> list[str]:
-    """For each measured target its mean error over tasks; for each level hits and mean width."""
+    """Lines of text: each target's mean error over tasks; each level's hits and mean width."""
     measured = predictions.dropna(subset=["actual"])
     lines = []
     for target, group in measured.drop_duplicates(["task", "target"]).groupby("target", sort=False):
@@ -74,8 +74,8 @@ def write(
         forecasts: of tasks and texts, compared with what was measured.
         controls: tasks that are shown and not forecast.
         measurements: of all runs.
-        provenance: what made the forecast: name -> value, shown as they are.
-        held_out: cells of a backtest among the runs fitted, if one was made.
+        provenance: name -> value of everything that the forecast depends on, shown unchanged.
+        held_out: cells of a backtest inside the training runs, if one was made.
     """
     drawn = charts.of_forecasts(forecasts, controls)
     tested = None if held_out is None or held_out.empty else backtest.summary(held_out)
@@ -137,34 +137,39 @@ def _sections(
         ),
         page.Section(
             "What is not identified",
-            [*notes, *unmoved(forecasts),
-             "Exponents and asymptotes of so short a ladder are not to be quoted: they trade "
-             "against each other, and only what they forecast together is tested here."],
+            [*notes, *not_identified(forecasts),
+             "Exponents and asymptotes of so short a ladder should not be quoted: an error in one "
+             "is made up for by another, and only their joint forecast is tested here."],
         ),
         page.Section("Cost", table=_cost_cells(forecasts)),
         page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
     ]  # fmt: skip
     if tested is not None:
-        told = page.Section(
-            "Backtest",
-            ["The same methods, held against runs that were fitted above: the largest sizes are "
-             "left out in turn and forecast from the smaller ones.  MAE, CRPS and interval score "
-             "are in points of accuracy, less is better; a 95 % interval should hold 95 % of the "
-             "time."],
-            backtest.table_cells(tested),
-            pictures(backtest="Errors of each method, and its intervals' coverage against width"),
-        )  # fmt: skip
-        sections.insert(2, told)
+        sections.insert(2, _backtest_section(tested))
     if controls:
-        shown = page.Section(
-            "Controls",
-            ["The smaller runs' accuracies on these tasks spread no wider than those of equal "
-             "models on test items of their own might: too little to forecast from."],
-            _control_cells(controls),
-            pictures(controls="Accuracy against tokens, runs only"),
-        )  # fmt: skip
-        sections.insert(2, shown)
+        sections.insert(2, _control_section(controls))
     return sections
+
+
+def _backtest_section(tested: pd.DataFrame) -> page.Section:
+    return page.Section(
+        "Backtest",
+        ["The methods, tested on runs that were fitted above: the largest sizes are left out in "
+         "turn and forecast from the smaller ones.  MAE, CRPS and interval score are in points of "
+         "accuracy, less is better; a 95 % interval should hold 95 % of the time."],
+        backtest.table_cells(tested),
+        {"backtest.png": "Errors of each method, and its intervals' coverage against width"},
+    )  # fmt: skip
+
+
+def _control_section(controls: Sequence[TaskForecast]) -> page.Section:
+    return page.Section(
+        "Controls",
+        ["The smaller runs' accuracies on these tasks differ no more than those of equally good "
+         "models on different test items would: too little to forecast from."],
+        _control_cells(controls),
+        {"controls.png": "Accuracy against tokens, runs only"},
+    )  # fmt: skip
 
 
 def _control_cells(controls: Sequence[TaskForecast]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""Frequentist predictive intervals: where a measured value will fall, not a band for the mean."""
+"""Predictive intervals by the delta method: where a measured value will fall."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Spread:
     dof: float
 
     def quantiles(self, p: np.ndarray) -> np.ndarray:
-        """Of a Student-t distribution about 0, at probabilities p."""
+        """Quantiles of a Student-t distribution about 0, at probabilities p."""
         return scipy.special.stdtrit(self.dof, p) * math.sqrt(self.variance)
 
 
 def law_spread(fit: Fit[Law], x: np.ndarray) -> Spread:
-    """Of the log of a new observation at inputs x of shape (I,): delta method plus residual."""
+    """Spread of a new log loss at inputs x of shape (I,): delta method plus residual."""
     g = gradient(fit.curve, fit.theta, x)
     return Spread(float(g @ fit.covariance @ g) + fit.residual_sd**2, fit.dof)
 
 
 def chained_spread(step1: Fit[Law], step2: Fit[Link], x: np.ndarray) -> Spread:
-    """Of a new accuracy at inputs x, through both steps, with the residuals of both.
+    """Spread of a new accuracy at inputs x, through both steps, with the residuals of both.
 
     The two fits are taken as independent.  The checkpoints of a run are correlated, so step 2's
     parameter part is too small; its residual part dominates.  Degrees of freedom are combined by

@@ -22,17 +22,18 @@ class Fit(Generic[Curve]):
     """A fitted law or link.
 
     Attributes:
-        curve: what was fitted.
+        curve: the law or link.
         theta: parameters, shape (P,).
         objective: the minimum (Huber sum for a law, sum of squares for a link).
         covariance: of theta, shape (P, P); zero rows for parameters on a bound.
-        residual_sd: of one point about the curve (of the log for a law).
-        explained: share of the variance of the points that the curve accounts for.
-        n_points: points fitted.
-        dof: points less free parameters, at least 1.
+        residual_sd: standard deviation of one observation about the curve, in logs for a law.
+        explained: share of the variance of the observations that the curve accounts for.
+        n_points: number of observations.
+        dof: observations less free parameters, at least 1.
         on_bound: names of parameters that ended on a bound.
-        condition: of the free parameters' Jacobian, columns scaled, exponents turning about the
-            centre of the inputs: how much worse the worst combination of parameters is known.
+        condition: condition number of the free parameters' Jacobian, its columns scaled, with
+            scales taken at the centre of the inputs: how much less precisely the worst combination
+            of parameters is known than the best.
         converged: whether the fit stopped at a stationary point.
     """
 
@@ -50,7 +51,7 @@ class Fit(Generic[Curve]):
 
 
 def with_anchor(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The points, and the invented one that the paper adds."""
+    """Observations and the link's anchor, an invented point that the paper adds, if it has one."""
     if link.anchor is None:
         return x, y
     return np.append(x, link.anchor[0]), np.append(y, link.anchor[1])
@@ -58,7 +59,7 @@ def with_anchor(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, n
 
 @functools.cache
 def residuals_of(curve: Law | Link) -> tuple[Callable, Callable]:
-    """(theta, x, y) -> residuals, and their Jacobian; of logarithms for a law."""
+    """Compiled (theta, x, y) -> residuals (of logarithms for a law), and their Jacobian."""
     function = curve.log_mean if isinstance(curve, Law) else curve.mean
 
     def residuals(theta, x, y):
@@ -68,7 +69,7 @@ def residuals_of(curve: Law | Link) -> tuple[Callable, Callable]:
 
 
 def huber_inflation(delta: float, sd: float) -> float:
-    """Variance of a Huber fit over that of least squares, under normal noise of this sd.
+    """Variance of a Huber fit relative to least squares, for normal noise with this sd.
 
     E[psi^2] / E[psi']^2 / sd^2 (Huber, Ann. Math. Statist. 35, 1964); pi / 2 as delta vanishes.
     """
@@ -90,16 +91,16 @@ def summarise(
     converged: bool,
     huber_delta: float | None = None,
 ) -> Fit[Curve]:
-    """A fit from its parameters: Gauss-Newton covariance over those that are not on a bound.
+    """Makes a fit from its parameters, with a Gauss-Newton covariance.
 
     Args:
         curve: law or link.
         theta: shape (P,).
         objective: the minimum.
-        x: inputs that were fitted: logarithms of shape (M, I) for a law, shape (M,) for a link.
+        x: the fitted inputs: logarithms of shape (M, I) for a law, shape (M,) for a link.
         y: observations, shape (M,); logarithms for a law.
         converged: whether the search ended at a stationary point.
-        huber_delta: of the loss; None for least squares.
+        huber_delta: delta of the Huber loss; None for least squares.
     """
     with jax.enable_x64():
         residuals, jacobian = (np.asarray(f(theta, x, y)) for f in residuals_of(curve))

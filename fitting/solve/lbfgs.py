@@ -1,8 +1,8 @@
 """Fits by scipy's optimisers with gradients from JAX, in float64.
 
 `fit_law` is the paper's step 1 (L-BFGS-B on a Huber loss of log residuals), `fit_link` its step 2
-(trust-region least squares).  Compiled functions are kept for each law and number of points, so
-that a ladder of tasks compiles once.
+(trust-region least squares).  Compiled functions are kept for each law and number of
+observations, so that many tasks compile once.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from fitting.solve.objectives import HUBER_DELTA, huber_sum
 
 
 def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """The paper's search for a law: L-BFGS-B on the Huber sum of log residuals.
+    """Searches for a law as the paper does: L-BFGS-B on the Huber sum of log residuals.
 
     Args:
-        law: what to fit.
+        law: to fit.
         x: inputs, shape (M, I), positive.
         y: observations, shape (M,), positive.
 
@@ -36,7 +36,7 @@ def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
     return theta.copy(), value, stationary
 
 
-@functools.lru_cache(maxsize=256)  # engines and studies come back to the same points
+@functools.lru_cache(maxsize=256)  # methods and studies fit the same observations again
 def _search_law(
     law: Law, shape: tuple[int, ...], x: bytes, y: bytes
 ) -> tuple[np.ndarray, float, bool]:
@@ -61,10 +61,10 @@ def _search_law(
 
 
 def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
-    """The paper's search for a link: bounded least squares, as its `curve_fit` does.
+    """Searches for a link as the paper does: bounded least squares (`curve_fit`).
 
     Args:
-        link: what to fit; its anchor, if it has one, is not added.
+        link: to fit; its anchor, if it has one, is not added.
         x: feature, shape (M,).
         y: accuracy, shape (M,).
 
@@ -106,6 +106,6 @@ def _huber_value_and_grad(law: Law) -> Callable:
 
 
 def _projected_gradient(theta: np.ndarray, gradient: np.ndarray, curve: Law | Link) -> float:
-    """Largest component of the gradient that the bounds leave free to act."""
+    """Largest component of the gradient, leaving out what pushes against a bound."""
     lower, upper = curve.bounds
     return float(np.max(np.abs(theta - np.clip(theta - gradient, lower, upper))))

@@ -1,4 +1,4 @@
-"""What a fit minimises: pure functions of residuals."""
+"""Objectives of fits: pure functions of residuals."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def huber(residual: jax.Array, delta: float = HUBER_DELTA) -> jax.Array:
 
 
 def huber_sum(residuals: jax.Array) -> jax.Array:
-    """The sum over points; the paper writes a mean, its code sums."""
+    """Sum of Huber losses; the paper writes a mean, its code sums."""
     return jnp.sum(huber(residuals))

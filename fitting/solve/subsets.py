@@ -1,4 +1,4 @@
-"""The two steps fitted to subsets of the runs: many at once, and what each would have forecast."""
+"""The two steps fitted to many subsets of the runs, and the forecast from each subset."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 
 from fitting.errors import InputError
 from fitting.laws import Link
-from fitting.observations.build import Points
+from fitting.observations.build import Observations
 from fitting.solve import multistart
 from fitting.solve.fit import with_anchor
 from fitting.solve.lbfgs import search_law, search_link
 
-_STARTS = 9  # of a law, the first of its own
+_STARTS = 9  # of each curve's starts, the first ones
 
 
 class Fits(NamedTuple):
@@ -36,10 +36,10 @@ class Fits(NamedTuple):
 
 
 class Forecasts(NamedTuple):
-    """What B subsets forecast of G runs for T tasks, each of shape (B, T, G).
+    """Forecasts of G runs for T tasks from B subsets, each of shape (B, T, G).
 
     Attributes:
-        first: what the law gives.
+        first: the law at the runs' inputs.
         second: accuracy, the link taken at `first`; NaN without a link.
         through: accuracy, the link taken at the measured feature; NaN without a link.
     """
@@ -49,20 +49,20 @@ class Forecasts(NamedTuple):
     through: np.ndarray
 
 
-def fit(data: Sequence[Points], chosen: np.ndarray, method: str) -> Fits:
+def fit(data: Sequence[Observations], chosen: np.ndarray, method: str) -> Fits:
     """Fits tasks that share their runs, law and link to subsets of the runs.
 
-    Fewer runs than parameters are allowed: such fits interpolate, and forecast nothing.
+    Fewer runs than parameters are allowed: such fits interpolate, and their forecasts mean nothing.
 
     Args:
-        data: of T tasks.
+        data: observations of T tasks.
         chosen: which runs each subset holds, booleans of shape (B, R).
         method: `paper` (its one start and optimisers) or `least-squares` (several starts).
     """
     if method == "paper":
         return _one_by_one(data, chosen)
     if method != "least-squares":
-        raise InputError(f"--method {method}: subsets are fitted by paper or least-squares")
+        raise InputError(f"`method` {method}: subsets are fitted by paper or least-squares")
     weights = np.asarray(chosen, float)
     log_x, log_y = np.log([p.x for p in data]), np.log([p.y for p in data])
     law, link = data[0].law, data[0].link
@@ -77,7 +77,7 @@ def fit(data: Sequence[Points], chosen: np.ndarray, method: str) -> Fits:
     return Fits(first.theta, first.objective, second.theta, 2 * second.objective)
 
 
-def _link_starts(data: Sequence[Points], link: Link, chosen: np.ndarray) -> np.ndarray:
+def _link_starts(data: Sequence[Observations], link: Link, chosen: np.ndarray) -> np.ndarray:
     """Shape (B, T, S, Q), from each subset's own checkpoints."""
     return np.array([
         [
@@ -88,7 +88,7 @@ def _link_starts(data: Sequence[Points], link: Link, chosen: np.ndarray) -> np.n
     ])  # fmt: skip
 
 
-def _one_by_one(data: Sequence[Points], chosen: np.ndarray) -> Fits:
+def _one_by_one(data: Sequence[Observations], chosen: np.ndarray) -> Fits:
     law, link = data[0].law, data[0].link
     laws = [[search_law(law, p.x[some], p.y[some])[:2] for p in data] for some in chosen]
     first, first_objective = _split(laws)
@@ -109,19 +109,21 @@ def _split(fits: list[list[tuple[np.ndarray, float]]]) -> tuple[np.ndarray, np.n
     )
 
 
-def forecast(fits: Fits, data: Sequence[Points], x: np.ndarray, feature: np.ndarray) -> Forecasts:
-    """What every subset forecasts.
+def forecast(
+    fits: Fits, data: Sequence[Observations], x: np.ndarray, feature: np.ndarray
+) -> Forecasts:
+    """Forecasts of some runs from every subset.
 
     Args:
-        fits: of `fit`.
-        data: of the same tasks.
+        fits: as `fit` gives them.
+        data: observations of the same tasks.
         x: law inputs of G runs, shape (T, G, I).
         feature: their measured features, shape (T, G).
     """
     with jax.enable_x64():
         theta, log_x = jnp.asarray(fits.first), jnp.log(x)
-        of_goals = jax.vmap(data[0].law.log_mean)  # over tasks
-        first = jnp.exp(jax.vmap(of_goals, (0, None))(theta, log_x))
+        of_runs = jax.vmap(data[0].law.log_mean)  # over tasks
+        first = jnp.exp(jax.vmap(of_runs, (0, None))(theta, log_x))
         if fits.second is None or data[0].link is None:
             unknown = np.full(first.shape, np.nan)
             return Forecasts(np.asarray(first), unknown, unknown)

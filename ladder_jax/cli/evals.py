@@ -127,9 +127,9 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace, model: Any, own_tokenizer: Path | None) -> list[Any]:
     """The tasks, tokenised and packed."""
-    from fitting.observations.preparation import MAIN_TASKS
     from tqdm import tqdm
 
+    from fitting.observations.preparation import MAIN_TASKS
     from ladder_jax.data.tokenizer import check_vocabulary, find_tokenizer
     from ladder_jax.eval import scoring
     from ladder_jax.tasks import olmes

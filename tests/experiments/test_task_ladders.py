@@ -9,7 +9,7 @@ import pytest
 from experiments.task_ladders import __main__ as command
 from experiments.task_ladders import analyse
 from experiments.task_ladders.study import Study
-from fitting.observations.select import MAIN_TASKS
+from fitting.observations.preparation import MAIN_TASKS
 from fitting.solve import subsets
 
 POINT = 1e-4  # .01 point of accuracy
@@ -161,11 +161,11 @@ def test_compute_against_error_as_the_paper_fits_it(study, reference):
     labels, chosen = analyse.cuts(data[0].final)
     known = [("N", "760M"), ("N", "1.3B"), ("xC", "2"), ("xC", "5"), ("xC", "10")]
     some = [labels.index(cut) for cut in known]
-    fits = subsets.fit([d.points for d in data], chosen[some], "paper")
+    fits = subsets.fit([d.observations for d in data], chosen[some], "paper")
     goals = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
     x = np.array([[[goal["n_params"], goal["n_tokens"]]] for goal in goals])
     found = subsets.forecast(
-        fits, [d.points for d in data], x, np.array([[goal["loss"]] for goal in goals])
+        fits, [d.observations for d in data], x, np.array([[goal["loss"]] for goal in goals])
     )
     rows = np.concatenate([np.arange(8 * b, 8 * b + 8) for b in some])
     np.testing.assert_allclose(found.second.ravel(), theirs["pred"].to_numpy()[rows], atol=POINT)

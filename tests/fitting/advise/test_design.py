@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 
 from fitting import table
-from fitting.advise import design, next_run
-from fitting.advise.design import Joint, Outlook
+from fitting.advise import design, next_run, realised
+from fitting.advise.design import CandidateModel, JointPrediction
 from fitting.laws import CHINCHILLA
-from fitting.observations.select import POOLED, parse_target, select_runs
+from fitting.observations import build
+from fitting.observations.preparation import POOLED
+from fitting.observations.select import parse_target, select_runs
 from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
 from ladder_jax import cli
 from tests.planted import GOAL, LADDER, planted
@@ -18,23 +20,23 @@ from tests.planted import GOAL, LADDER, planted
 SMALL = ["2e*", "4e*"]
 
 
-def outlook(n_candidates, seed=0):
+def random_model(n_candidates, seed=0):
     """Random directions: three tasks, two of which share a series, and two targets."""
     rng = np.random.default_rng(seed)
     n_goals, of_task = 2 + n_candidates, np.array([0, 1, 1])
-    joint = Joint(
+    joint = JointPrediction(
         0.02 * rng.normal(size=(2, n_goals, 5)), 0.02 * rng.normal(size=(3, n_goals, 6)),
         -rng.uniform(0.5, 1, (3, n_goals)), rng.uniform(0.3, 0.8, (3, n_goals)),
         rng.uniform(1e-5, 1e-4, 2), rng.uniform(1e-5, 1e-4, 3), rng.uniform(1e-5, 1e-4, 3),
     )  # fmt: skip
-    beyond = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
-    return Outlook(joint, of_task, beyond, 2, 6)
+    extrapolation = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
+    return CandidateModel(joint, of_task, extrapolation, 2, 6)
 
 
 @pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
 def test_conditioning_is_what_parameters_say(chosen):
     """By brute force: the posterior covariance of both steps' parameters, observation by one."""
-    o = outlook(4)
+    o = random_model(4)
     j = o.joint
     precision1, precision2 = np.eye(5), np.eye(6)
     for c in chosen:
@@ -43,16 +45,16 @@ def test_conditioning_is_what_parameters_say(chosen):
         for t in range(3):
             noise = j.run_noise[t] + j.window_noise[t] / 6
             precision2 += np.outer(j.accuracy[t, 2 + c], j.accuracy[t, 2 + c]) / noise
-    reached = max([0.0, *(o.beyond[2 + c] for c in chosen)])
+    reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
     found = o.variance(chosen)
     for t, g in np.ndindex(3, 2):
         s = o.of_task[t]
         log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g]) + j.loss_noise[s]
-        log_loss += (LOSS_DISCREPANCY * (o.beyond[g] - reached)) ** 2
+        log_loss += (LOSS_DISCREPANCY * (o.extrapolation[g] - reached)) ** 2
         f = j.f[t, g]
         accuracy = j.accuracy[t, g] @ np.linalg.solve(precision2, j.accuracy[t, g])
         accuracy += j.run_noise[t] + j.window_noise[t]
-        accuracy += (LOGIT_DISCREPANCY * (o.beyond[g] - reached) * f * (1 - f)) ** 2
+        accuracy += (LOGIT_DISCREPANCY * (o.extrapolation[g] - reached) * f * (1 - f)) ** 2
         assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
 
 
@@ -61,7 +63,7 @@ def test_conditioning_is_what_parameters_say(chosen):
 def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
     monkeypatch.setattr(next_run, "_EXHAUSTIVE", exhaustive)
     for seed in range(3):
-        o, costs = outlook(7, seed), np.random.default_rng(seed).uniform(0.6, 3, 7)
+        o, costs = random_model(7, seed), np.random.default_rng(seed).uniform(0.6, 3, 7)
         sets = [s for n in range(8) for s in itertools.combinations(range(7), n)]
         within = [list(s) for s in sets if costs[list(s)].sum() <= budget]
         found = next_run.best_set(o, costs, budget)
@@ -72,11 +74,11 @@ def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
 
 
 def test_what_does_not_help_is_not_chosen():
-    o = outlook(3)
+    o = random_model(3)
     noisy = o.joint._replace(
         **{name: np.full_like(getattr(o.joint, name), 1e6) for name in ("loss_noise", "run_noise")}
     )
-    idle = Outlook(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2, 6)
+    idle = CandidateModel(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2, 6)
     assert next_run.best_set(idle, np.ones(3), 10.0) == []
 
 
@@ -85,36 +87,43 @@ def frame():
     return planted(0, 0.004, 0.004)
 
 
+def observed(frame, runs, targets):
+    data = build.observe(frame, "t", runs, POOLED["bpb"], CHINCHILLA)
+    return build.with_targets(data, frame, targets)
+
+
 @pytest.fixture(scope="module")
-def small_outlook(frame):
+def small_model(frame):
     """From eight runs; the candidates are the other eight, by size and tokens."""
     runs = select_runs(frame, SMALL)
     rest = [run for run in frame["run"].unique() if run not in (*runs, GOAL)]
     goals = [parse_target(frame, run) for run in (GOAL, *rest)]
-    data = next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points
-    return design.outlook([data], 1)
+    data = observed(frame, runs, goals)
+    return design.candidate_model([data.observations], [data.targets], 1)
 
 
-def test_more_runs_never_widen_and_the_largest_narrows_most(small_outlook):
+def test_more_runs_never_widen_and_the_largest_narrows_most(small_model):
     rng = np.random.default_rng(0)
     for _ in range(20):
         order = [int(c) for c in rng.permutation(8)]
-        widths = [small_outlook.width(order[:n]) for n in range(9)]
+        widths = [small_model.width(order[:n]) for n in range(9)]
         assert (np.diff(widths) <= 1e-12).all()
-    alone = [small_outlook.width([c]) for c in range(8)]
+    alone = [small_model.width([c]) for c in range(8)]
     assert int(np.argmin(alone)) == 7
-    assert alone[7] < 0.9 * small_outlook.width()
+    assert alone[7] < 0.9 * small_model.width()
 
 
 def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
     runs = select_runs(frame, LADDER)
     goals = [parse_target(frame, GOAL)]
-    data = [next_run.gather(frame, "t", runs, goals, POOLED["bpb"], CHINCHILLA).points]
+    data = observed(frame, runs, goals)
     base, sets = range(8), [[], [8], [12], [11, 15], range(8, 16)]
-    foretold, realised = design.criterion_against_realised(data, base, sets)
-    assert foretold.shape == realised.shape == (5, 1, 1)
-    np.testing.assert_allclose(foretold[0], realised[0], rtol=1e-6)  # nothing was added
-    assert (np.abs(np.log(foretold / realised)) < 1).all()
+    expected, fitted = realised.criterion_against_realised(
+        [data.observations], [data.targets], base, sets
+    )
+    assert expected.shape == fitted.shape == (5, 1, 1)
+    np.testing.assert_allclose(expected[0], fitted[0], rtol=1e-6)  # nothing was added
+    assert (np.abs(np.log(expected / fitted)) < 1).all()
 
 
 def test_costs_follow_the_runs_of_the_nearest_size(frame):
@@ -122,9 +131,9 @@ def test_costs_follow_the_runs_of_the_nearest_size(frame):
     large = known["size"] == "1e+09"
     known.loc[large, "flops"] *= 7 / 6
     for text, ratio in (("a=3e9,1e11", 7), ("b=1e8,1e9", 6), ("c=3e9,1e11,5e20", 5 / 3)):
-        goal = next_run.costed(parse_target(frame, text), known)
+        goal = next_run.with_flops(parse_target(frame, text), known)
         assert goal.flops == pytest.approx(ratio * goal.n_params * goal.n_tokens)
-    unknown = next_run.costed(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
+    unknown = next_run.with_flops(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
     assert unknown.flops == pytest.approx(6 * 3e20)
 
 

@@ -6,11 +6,12 @@ import pytest
 from fitting import table
 from fitting.errors import InputError
 from fitting.evaluation import backtest
+from fitting.forecast import ForecastSpec
 from fitting.observations import select
 from ladder_jax import cli
 from tests.planted import GOAL, LADDER, planted
 
-METHODS = {"laplace": {"method": "laplace"}, "least-squares": {"method": "least-squares"}}
+METHODS = {name: ForecastSpec(tasks=["t"], method=name) for name in ("laplace", "least-squares")}
 
 
 def test_no_held_out_run_trains_and_all_are_larger():
@@ -30,7 +31,7 @@ def test_no_held_out_run_trains_and_all_are_larger():
 def test_a_held_out_run_is_measured_at_its_end():
     frame = planted(0, 0.0, 0.0)
     run = frame["run"].iloc[0]
-    kept = select.as_ended(frame, [run])
+    kept = select.without_early_evaluations(frame, [run])
     tokens = frame.loc[frame["run"] == run, "n_tokens"]
     expected = tokens[tokens >= 0.85 * tokens.max()]
     assert kept.loc[kept["run"] == run, "n_tokens"].tolist() == expected.tolist()
@@ -75,12 +76,12 @@ def test_targets_are_scored_apart(folder, capsys):
 def test_a_method_that_cannot_fit_is_noted():
     frame = planted(0, 0.004, 0.004)
     few = ["2e+08-1xC", "2e+08-2xC", "4e+08-1xC", "4e+08-5xC", "8e+08-1xC", "8e+08-2xC"]
-    cells, failed = backtest.run(frame, few, ["t"], METHODS, progress=False)
+    cells, failed = backtest.run(frame, few, METHODS, progress=False)
     assert set(cells["method"]) == {"laplace"}
     (said,) = failed
     assert said.startswith("up to 4e+08, least-squares: 4 runs cannot fit the 5 parameters")
     with pytest.raises(InputError, match="4 runs cannot fit"):
-        backtest.run(frame, few, ["t"], {"ls": {"method": "least-squares"}}, progress=False)
+        backtest.run(frame, few, {"ls": METHODS["least-squares"]}, progress=False)
 
 
 COMPLAINTS = {

@@ -1,6 +1,5 @@
 """Forecasts: the paper's numbers from its measurements, coverage on planted ladders, complaints."""
 
-import functools
 import json
 from dataclasses import replace
 
@@ -10,13 +9,17 @@ import pytest
 import scipy.optimize
 
 from fitting.errors import InputError
-from fitting.forecast import diagnose
+from fitting.forecast import ForecastSpec, diagnose
 from fitting.forecast import predict as fp
 from fitting.laws import SIGMOID
-from fitting.observations.select import PAPER
+from fitting.observations.preparation import PAPER
 from tests.planted import GOAL, LADDER, planted
 
-published = functools.partial(fp.forecast, method="paper")
+
+def published(table, train, targets, tasks=("main",), **settings):
+    return fp.forecast(table, ForecastSpec(train, targets, tasks, "paper", **settings))
+
+
 TRAIN = ["190M-*", "370M-*", "760M-*", "1.3B-*"]
 TARGETS = ["7B-4T", "13B-5T"]
 POINT = 1e-4  # .01 point of accuracy
@@ -184,18 +187,18 @@ def test_a_target_to_come_needs_only_n_and_d():
 
 
 COMPLAINTS = {
-    "no such run": ({"train": ["3B-*"]}, "--train '3B-*' matches no run; the table has 2e+08-1xC"),
-    "no such target": ({"targets": ["70B"]}, "--target '70B' is not in the table"),
+    "no such run": ({"train": ["3B-*"]}, "`train` '3B-*' matches no run; the table has 2e+08-1xC"),
+    "no such target": ({"targets": ["70B"]}, "`targets` '70B' is not in the table"),
     "bad target": ({"targets": ["70B=7e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
-    "target trained on": ({"targets": ["2e+08-1xC"]}, "--target 2e+08-1xC is also in --train"),
+    "target trained on": ({"targets": ["2e+08-1xC"]}, "`targets` 2e+08-1xC is also in `train`"),
     "no such task": ({"tasks": ["arc"]}, "task 'arc' is not in the table"),
     "no such feature": ({"feature": "lm_loss"}, "run '2e+08-1xC' has no lm_loss of 'c4_en_val'"),
-    "feature without a law": ({"feature": "choice_prob"}, "--feature choice_prob: the paper fits"),
-    "level": ({"levels": [95]}, "--level 95: must lie between 0 and 1"),
+    "feature without a law": ({"feature": "choice_prob"}, "`feature` choice_prob: the paper fits"),
+    "level": ({"levels": [95]}, "`levels` 95: must lie between 0 and 1"),
     "too few runs": ({"train": ["2e*"]}, "4 runs cannot fit the 5 parameters"),
     "a name taken": ({"targets": ["7e+09-30xC=1e9,1e10"]}, "the table has a run '7e+09-30xC'"),
     "no name": ({"targets": ["=1e9,1e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
-    "a step without feature": ({"steps": "one", "feature": "bpb"}, "--steps one goes from N and D"),
+    "a step without feature": ({"steps": "one", "feature": "bpb"}, "`steps` one goes from N and D"),
     "no FLOPs": ({"targets": ["x=7e9,4e12"], "inputs": "c"}, "run 'x' has no flops"),
 }
 

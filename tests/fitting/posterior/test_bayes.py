@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from fitting.errors import InputError
-from fitting.forecast import diagnose, distribution, predict
+from fitting.forecast import ForecastSpec, diagnose, distribution, predict
 from fitting.posterior import archive, bayes, calibration, sampler
 from fitting.posterior.hierarchy import Step1, Step2
 from fitting.table import validate
@@ -27,7 +27,7 @@ def as_table(seed=0, accuracy=None) -> pd.DataFrame:
 
 def forecast(frame, train="r*", tasks=TASKS, method="laplace", **settings):
     settings = {"chance": CHANCE, "levels": [0.5, 0.95]} | settings
-    return predict.forecast(frame, [train], [GOAL], list(tasks), method, **settings)
+    return predict.forecast(frame, ForecastSpec([train], [GOAL], list(tasks), method, **settings))
 
 
 def width(made, level=0.95) -> float:
@@ -54,7 +54,7 @@ def test_laplace_intervals_nearly_hold_on_planted_ladders():
     for seed in range(30):
         ladder = calibration.simulate(seed)
         posterior = bayes.fit(ladder.data, sampler.laplace, ladder.series)
-        losses, accuracies = bayes.predict(posterior, ladder.data)
+        losses, accuracies = bayes.predict(posterior, ladder.data, ladder.targets)
         for drawn, true in ((losses, ladder.loss), (accuracies, ladder.accuracy)):
             low, high = np.quantile(drawn[:, :, 0], [0.1, 0.9], axis=0)
             hits.append((low <= true) & (true <= high))
@@ -99,7 +99,7 @@ def test_new_items_widen_an_interval_by_their_sampling():
     assert width(forecast(few, new_items=True)) > 1.5 * width(same)
     with pytest.raises(InputError, match="run 'r0' has no n_examples of 'task0'"):
         forecast(frame.assign(n_examples=np.nan), new_items=True)
-    with pytest.raises(InputError, match="--new-items needs --method"):
+    with pytest.raises(InputError, match="`new_items` needs `method`"):
         forecast(frame, method="least-squares", new_items=True)
 
 
@@ -114,15 +114,18 @@ def test_a_nan_among_draws_fails_the_checks():
 
 def test_a_targets_rate_is_the_runs_unless_it_is_known():
     frame = as_table()
-    unknown = [f.data.points for f in forecast(frame)]
-    np.testing.assert_allclose(bayes._rates(unknown), 0.1)
+
+    def fractions(made):
+        data = [f.data for f in made]
+        return bayes.lr_fractions([d.observations for d in data], [d.targets for d in data])
+
+    np.testing.assert_allclose(fractions(forecast(frame)), 0.1)
     measured = frame[frame["run"] == "r8"].assign(run="annealed", lr=0.0)
     both = pd.concat([frame, measured], ignore_index=True)
-    made = predict.forecast(both, ["r*"], ["annealed"], TASKS, "laplace", chance=CHANCE)
-    np.testing.assert_allclose(bayes._rates([f.data.points for f in made]), 0.0)
+    spec = ForecastSpec(["r*"], ["annealed"], TASKS, "laplace", chance=CHANCE)
+    np.testing.assert_allclose(fractions(predict.forecast(both, spec)), 0.0)
     no_peak = both.assign(lr_peak=0.0)
-    made = predict.forecast(no_peak, ["r*"], ["annealed"], TASKS, "laplace", chance=CHANCE)
-    np.testing.assert_allclose(bayes._rates([f.data.points for f in made]), 0.1)
+    np.testing.assert_allclose(fractions(predict.forecast(no_peak, spec)), 0.1)
 
 
 def test_features_are_mixed_where_a_text_is_known(monkeypatch):
@@ -168,7 +171,7 @@ def test_too_little_is_wide_or_refused():
     assert width(forecast(frame, tasks=["task0"])) > 0.02
     with pytest.raises(InputError, match="needs at least 3"):
         forecast(frame[frame["run"].isin(["r0", "r8"])])
-    with pytest.raises(InputError, match="use --steps two"):
+    with pytest.raises(InputError, match="cannot fit the law Acc"):
         forecast(frame, steps="one")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from fitting.laws import COMPUTE_ONLY
 from fitting.laws.curves import predict as curve_value
-from fitting.observations.build import Points, Windows
+from fitting.observations.build import Observations, Windows
 from fitting.solve import multistart
 from tests.planted_compute import LAW
 
@@ -14,10 +14,9 @@ def test_a_run_resampled_to_nothing_leaves_no_trace():
     y = curve_value(COMPUTE_ONLY, LAW, x)
     y[3] *= 1.5
     none = np.zeros(0)
-    data = Points(
-        COMPUTE_ONLY, None, x, y, none, none, none, x[-1:] * 10, Windows(*(none,) * 4),
-        none, none, (0.25, 0.0), np.inf,
-    )  # fmt: skip
+    data = Observations(
+        COMPUTE_ONLY, None, x, y, none, none, none, Windows(*(none,) * 4), (0.25, 0.0)
+    )
     weights = np.ones((1, 9))
     weights[0, 3] = 0
     starts = COMPUTE_ONLY.starts(np.log(x), np.log(y))[None]

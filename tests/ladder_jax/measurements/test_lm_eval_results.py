@@ -2,13 +2,14 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fitting import table
 from fitting.errors import InputError
-from fitting.forecast import predict
+from fitting.forecast import ForecastSpec, predict
 from fitting.laws import SINGLE_STEP
 from fitting.laws.curves import predict as curve_at
 from fitting.table import COLUMNS
@@ -221,8 +222,9 @@ def test_a_ladder_is_forecast_in_one_step(tmp_path):
     frame, problems = from_lm_eval(tmp_path)
     assert problems == []
     *train, target = truth
-    (made,) = predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"], "paper", steps="one")
+    spec = ForecastSpec(train, [target], ["piqa_lmeval_5shot"], "paper", steps="one")
+    (made,) = predict.forecast(frame, spec)
     assert made.rows[0]["actual"] == truth[target]
     assert made.rows[0]["pred"] == pytest.approx(truth[target], abs=0.01)
     with pytest.raises(InputError, match="has no bpb of 'piqa_lmeval_5shot'"):
-        predict.forecast(frame, train, [target], ["piqa_lmeval_5shot"], "paper")
+        predict.forecast(frame, replace(spec, steps="two"))

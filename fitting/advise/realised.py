@@ -1,0 +1,137 @@
+"""Tests of the criterion for choosing runs: expected variances, and those from fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from fitting.advise.design import JointPrediction, joint_predictions, model_of
+from fitting.observations.build import Observations, Targets
+
+_BATCH = 50  # sub-ladders that are fitted at once
+
+
+class ExpectedAndRealised(NamedTuple):
+    """Variances of the targets' accuracies for B ladders, T tasks and G targets.
+
+    Attributes:
+        expected: computed before the runs were measured, shape (B, T, G).
+        realised: from the fit to each ladder, shape (B, T, G); NaN where no mode was found.
+    """
+
+    expected: np.ndarray
+    realised: np.ndarray
+
+
+def criterion_against_realised(
+    data: Sequence[Observations],
+    targets: Sequence[Targets],
+    base: Sequence[int],
+    sets: Sequence[Sequence[int]],
+) -> ExpectedAndRealised:
+    """Variances expected of larger ladders from a base, and those from fitting them.
+
+    The expected ones use the base alone and no value of an added run.
+
+    Args:
+        data: observations of the tasks.
+        targets: for each task.
+        base: positions of the runs at hand.
+        sets: positions of the runs that each of B ladders adds to them.
+
+    Raises:
+        InputError: no mode was found for the base, or a task has no accuracy.
+    """
+    whole = _with_training_runs(data, targets)
+    weights = np.zeros((1 + len(sets), len(data[0].y)))
+    weights[:, list(base)] = 1.0
+    for i, added in enumerate(sets):
+        weights[1 + i, list(added)] = 1.0
+    extrapolation = [whole.beyond(w > 0) for w in weights]
+    joint = _in_batches(data, whole.runs, weights)
+    model = model_of(data, joint, extrapolation[0], whole.n_targets)
+    expected = [model.variance(added) for added in sets]
+    realised = _realised(data, joint, extrapolation, whole.n_targets)[1:]
+    return ExpectedAndRealised(np.array(expected), realised)
+
+
+def design_against_realised(
+    data: Sequence[Observations], targets: Sequence[Targets], sets: Sequence[Sequence[int]]
+) -> ExpectedAndRealised:
+    """Variances expected of B ladders from the prior at the mode of all runs, and fitted ones.
+
+    The expected ones differ by the design of a ladder alone, not by what it measured.
+
+    Args:
+        data: observations of the tasks.
+        targets: for each task.
+        sets: positions of the runs of each ladder.
+
+    Raises:
+        InputError: no mode was found for all runs, or a task has no accuracy.
+    """
+    whole, n_runs = _with_training_runs(data, targets), len(data[0].y)
+    weights = np.zeros((len(sets), n_runs))
+    for i, kept in enumerate(sets):
+        weights[i, list(kept)] = 1.0
+    joint = joint_predictions(data, whole.runs, np.ones((1, n_runs)), from_prior=True)
+    smallest = np.maximum(whole.compute - whole.compute[whole.n_targets :].min(), 0.0)
+    model = model_of(data, joint, smallest, whole.n_targets)
+    expected = [model.variance(kept) for kept in sets]
+    extrapolation = [whole.beyond(w > 0) for w in weights]
+    joint = _in_batches(data, whole.runs, weights)
+    realised = _realised(data, joint, extrapolation, whole.n_targets)
+    return ExpectedAndRealised(np.array(expected), realised)
+
+
+class _Whole(NamedTuple):
+    """Targets and, after them, the training runs, all as runs to predict.
+
+    `compute` is ln N D of each, shape (G + R,).
+    """
+
+    runs: list[Targets]
+    compute: np.ndarray
+    n_targets: int
+
+    def beyond(self, kept: np.ndarray) -> np.ndarray:
+        """ln of compute over the largest kept training run's; `kept` holds booleans (R,)."""
+        return np.maximum(self.compute - self.compute[self.n_targets :][kept].max(), 0.0)
+
+
+def _with_training_runs(data: Sequence[Observations], targets: Sequence[Targets]) -> _Whole:
+    runs = [
+        replace(ahead, inputs=np.concatenate([ahead.inputs, task.x]))
+        for task, ahead in zip(data, targets, strict=True)
+    ]
+    return _Whole(runs, np.log(runs[0].inputs).sum(-1), len(targets[0].inputs))
+
+
+def _in_batches(
+    data: Sequence[Observations], runs: Sequence[Targets], weights: np.ndarray
+) -> JointPrediction:
+    """Predictions from many sub-ladders, in batches; whole ladders fill up the last one."""
+    filled = np.ones((-(-len(weights) // _BATCH) * _BATCH, weights.shape[1]))
+    filled[: len(weights)] = weights
+    batches = tqdm(np.split(filled, len(filled) // _BATCH), desc="ladders", unit="batch")
+    parts = zip(*(joint_predictions(data, runs, batch) for batch in batches), strict=True)
+    return JointPrediction(*(np.concatenate(part)[: len(weights)] for part in parts))
+
+
+def _realised(
+    data: Sequence[Observations],
+    joint: JointPrediction,
+    extrapolation: Sequence[np.ndarray],
+    n_targets: int,
+) -> np.ndarray:
+    """Variances from each sub-ladder's own fit, shape (B, T, G)."""
+    found = []
+    for i, (ahead, f) in enumerate(zip(extrapolation, joint.f, strict=True)):
+        known = np.isfinite(f).all()
+        variance = model_of(data, joint, ahead, n_targets, i).variance() if known else np.nan
+        found.append(np.broadcast_to(variance, (len(data), n_targets)))
+    return np.array(found)

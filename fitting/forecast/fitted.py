@@ -1,0 +1,69 @@
+"""Fitted models, and the predictions that they give."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fitting.laws import Law, Link
+from fitting.observations.build import Observations, Targets
+from fitting.posterior.bayes import Posterior
+from fitting.solve.fit import Fit
+
+
+class FittedTask(NamedTuple):
+    """The curves fitted for one task: a law, and a link or None."""
+
+    step1: Fit[Law]
+    step2: Fit[Link] | None
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predictive distributions of one task's G targets, as quantiles at Q probabilities.
+
+    They say where the measured value will fall; a band for the mean would be narrower.
+
+    Attributes:
+        loss: shape (G, Q); None for a law of accuracy.
+        accuracy: shape (G, Q); None for a task that has a loss alone.
+    """
+
+    loss: np.ndarray | None
+    accuracy: np.ndarray | None
+
+    @classmethod
+    def of(cls, law: Law, first: np.ndarray, second: np.ndarray | None) -> Prediction:
+        """A prediction from quantiles of what the law gives, and of what the link gives."""
+        return cls(None, first) if law.of_accuracy else cls(first, second)
+
+
+@dataclass(frozen=True)
+class FittedModel(abc.ABC):
+    """T tasks that were fitted together, by one method.
+
+    Attributes:
+        observations: what was fitted, one a task.
+        tasks: the fitted curves, one a task.
+    """
+
+    observations: tuple[Observations, ...]
+    tasks: tuple[FittedTask, ...]
+
+    @property
+    def posterior(self) -> Posterior | None:
+        """Draws of all tasks' parameters, from a method that draws them."""
+        return None
+
+    @abc.abstractmethod
+    def predict(self, targets: Sequence[Targets], p: np.ndarray) -> list[Prediction]:
+        """Predicts what will be measured of target runs.
+
+        Args:
+            targets: one a task, in the order of `observations`, all of the same G runs.
+            p: probabilities of the quantiles, rising, shape (Q,).
+        """

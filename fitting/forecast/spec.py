@@ -1,0 +1,92 @@
+"""The settings of a forecast, checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fitting.errors import InputError
+from fitting.forecast.methods import METHODS, POOLING
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law
+from fitting.observations.preparation import PAPER
+from fitting.observations.select import TargetRun
+
+LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
+STEPS = ("two", "one")
+
+
+@dataclass(frozen=True)
+class ForecastSpec:
+    """What is fitted, what is forecast, and how.
+
+    An experiment gives the optional settings as a dict: `ForecastSpec(train, targets, **settings)`.
+
+    Attributes:
+        train: shell patterns of the names of the runs that are fitted.
+        targets: names of runs in the table, `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is not
+            in it, or `TargetRun`s.
+        tasks: labels; `main` stands for the paper's eight.
+        method: a name in `fitting.forecast.methods.METHODS`.
+        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  The pooled
+            methods, given none, mix bpb with C4 loss where every run has it.
+        inputs: `nd` for N and D, `c` for FLOPs.
+        steps: `two`, or `one` for the single-step law.
+        levels: of the predictive intervals, between 0 and 1.
+        law: a law to fit in place of the one that `inputs` and `steps` name.
+        chance: task -> accuracy of guessing, for tasks whose label does not tell it.
+        new_items: forecast accuracies on test items drawn afresh (pooled methods alone).
+
+    Raises:
+        InputError: a setting is unknown, or two contradict each other.
+    """
+
+    train: Sequence[str] = ()
+    targets: Sequence[str | TargetRun] = ()
+    tasks: Sequence[str] = ("main",)
+    method: str = "bayes"
+    feature: str | None = None
+    inputs: str = "nd"
+    steps: str = "two"
+    levels: Sequence[float] = (0.95,)
+    law: Law | None = None
+    chance: Mapping[str, float] = field(default_factory=dict)
+    new_items: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("train", "targets", "tasks", "levels"):
+            value = getattr(self, name)
+            if isinstance(value, str | float | TargetRun):
+                raise InputError(f"`{name}` is {value!r}: give a list")
+            object.__setattr__(self, name, tuple(value))
+        self._check_names()
+        if self.steps == "one" and (self.inputs != "nd" or self.feature is not None):
+            raise InputError(
+                "`steps` one goes from N and D to accuracy: leave `inputs` at nd, and `feature` out"
+            )
+        for level in self.levels:
+            if not 0 < level < 1:
+                raise InputError(f"`levels` {level}: must lie between 0 and 1")
+        for task, accuracy in self.chance.items():
+            if not 0 <= accuracy < 1:
+                raise InputError(f"`chance` of {task!r} is {accuracy}: must lie from 0 to below 1")
+        if self.new_items and self.method not in POOLING:
+            raise InputError(f"`new_items` needs `method` {' or '.join(POOLING)}")
+        METHODS[self.method].check_law(self.fitted_law)
+
+    def _check_names(self) -> None:
+        if self.method not in METHODS:
+            raise InputError(f"`method` {self.method}: not known; use {', '.join(METHODS)}")
+        if self.feature is not None and self.feature not in PAPER:
+            known = ", ".join(PAPER)
+            raise InputError(f"`feature` {self.feature}: the paper fits none; use {known}")
+        if self.inputs not in LAW_OF_INPUTS:
+            raise InputError(f"`inputs` {self.inputs}: not known; use {', '.join(LAW_OF_INPUTS)}")
+        if self.steps not in STEPS:
+            raise InputError(f"`steps` {self.steps}: not known; use {', '.join(STEPS)}")
+        if not self.tasks:
+            raise InputError("`tasks` names none: give labels, or main")
+
+    @property
+    def fitted_law(self) -> Law:
+        """The law that is fitted."""
+        return self.law or (SINGLE_STEP if self.steps == "one" else LAW_OF_INPUTS[self.inputs])

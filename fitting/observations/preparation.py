@@ -1,0 +1,154 @@
+"""How features are prepared for fitting: which checkpoints count, and how they are averaged.
+
+`PAPER` holds the preparations of arXiv 2412.04403, `POOLED` those of the methods that pool tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from fitting.laws import HILL, LOG_SIGMOID, SIGMOID, Link
+
+MAIN_TASKS = (
+    "mmlu_avg_test_rc_5shot",
+    "hellaswag_val_rc_5shot",
+    "arc_challenge_test_rc_5shot",
+    "arc_easy_test_rc_5shot",
+    "piqa_val_rc_5shot",
+    "csqa_val_rc_5shot",
+    "socialiqa_val_rc_5shot",
+    "openbookqa_test_rc_5shot",
+)  # the paper's eight, in its order
+TEXT_FEATURE = "lm_loss"  # the loss of one text, which all tasks share
+N_WINDOWS = 5  # at most, before the window at a run's end
+REACH = 0.15  # share of a run's tokens that an average may span
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a feature is prepared (arXiv 2412.04403, Sections 2 and 4, and its code).
+
+    Attributes:
+        metric: the feature.
+        task: the task or text that the feature is measured on; None means the forecast task itself.
+        final_window: last checkpoints averaged into a run's observation of step 1, as far as they
+            lie in the last `reach` of its tokens.
+        skip: share of a run's first checkpoints left out of step 2.
+        smooth: trailing checkpoints averaged into one observation of step 2, within `reach` too.
+        link: curve of step 2.
+        reach: share of a run's tokens that an average may span.  It changes nothing for the paper's
+            runs, which have 36 checkpoints and more; a run with six would be averaged over most of
+            its training.
+    """
+
+    metric: str
+    task: str | None
+    final_window: int
+    skip: float
+    smooth: int
+    link: Link
+    reach: float = REACH
+
+
+PAPER = {
+    "bpb": Preparation("bpb", None, 5, 0.1, 5, SIGMOID),
+    "lm_loss": Preparation("lm_loss", "c4_en_val", 5, 0.1, 5, SIGMOID),
+    "task_ce": Preparation("task_ce", None, 1, 0.5, 1, LOG_SIGMOID),
+}
+POOLED = {
+    name: replace(preparation, final_window=5, skip=0.1, smooth=5, link=HILL)
+    for name, preparation in PAPER.items()
+}  # the methods that pool tasks prepare every feature in one way
+
+
+def trailing_mean(values: np.ndarray, at: np.ndarray, window: int, reach: float) -> np.ndarray:
+    """Mean of each value and those before it: at most `window`, none further back than `reach`.
+
+    Args:
+        values: shape (M,).
+        at: positions of the values, rising, shape (M,).
+        window: how many values are averaged at most.
+        reach: in the units of `at`.
+    """
+    own = np.arange(len(values))
+    first = np.maximum(own + 1 - window, np.searchsorted(at, at - reach))
+    total = np.zeros(len(values))
+    for back in range(window - 1, -1, -1):  # oldest first, as a plain mean adds them
+        total += np.where(own - back >= first, values[np.maximum(own - back, 0)], 0.0)
+    return total / (own + 1 - first)
+
+
+def final_observation(checkpoints: pd.DataFrame, run: str, preparation: Preparation) -> dict:
+    """A run's observation of step 1: its last inputs, and loss and accuracy averaged at its end.
+
+    Args:
+        checkpoints: of the run, as `select.checkpoints` gives them.
+        run: its name.
+        preparation: how the feature is prepared.
+    """
+    last = checkpoints.iloc[-1]
+    at = checkpoints["n_tokens"].to_numpy(float)
+    numbers = ("multiple", "n_params", "n_tokens", "flops", "n_examples")
+    return {
+        "run": run,
+        "size": last["size"],
+        **{name: as_float(last[name]) for name in numbers},
+    } | {
+        name: trailing_mean(
+            checkpoints[name].to_numpy(float),
+            at,
+            preparation.final_window,
+            preparation.reach * at[-1],
+        )[-1]
+        for name in ("loss", "acc")
+        if name in checkpoints
+    }
+
+
+def smoothed(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFrame:
+    """A run's observations of step 2: columns loss and acc, a row a checkpoint.
+
+    The first checkpoints are left out; each of the others is averaged with those just before it.
+    """
+    kept = checkpoints.iloc[math.ceil(preparation.skip * len(checkpoints)) :]
+    if kept.empty:
+        kept = checkpoints.iloc[-1:]
+    at = kept["n_tokens"].to_numpy(float)
+    return pd.DataFrame(
+        {
+            name: trailing_mean(
+                kept[name].to_numpy(float), at, preparation.smooth, preparation.reach * at[-1]
+            )
+            for name in ("loss", "acc")
+        }
+    )
+
+
+def window_means(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFrame:
+    """Means of a run's checkpoints over windows that do not overlap: loss, acc, lr_fraction.
+
+    The last window holds the checkpoints behind the run's observation of step 1.  What lies between
+    it and the first checkpoints, which are left out, is cut into at most five windows of equal
+    length.
+    """
+    at = checkpoints["n_tokens"].to_numpy(float)
+    near = int(np.sum(at >= at[-1] - preparation.reach * at[-1]))
+    last = len(at) - min(preparation.final_window, near)
+    before = np.arange(min(math.ceil(preparation.skip * len(at)), last), last)
+    stretches = np.array_split(before, max(1, min(N_WINDOWS, len(before))))
+    peak = checkpoints["lr_peak"].where(checkpoints["lr_peak"] > 0)
+    lr_fraction = (checkpoints["lr"] / peak).to_numpy(float)
+    values = {"loss": checkpoints["loss"], "acc": checkpoints["acc"], "lr_fraction": lr_fraction}
+    windows = [w for w in (*stretches, np.arange(last, len(at))) if len(w)]
+    return pd.DataFrame(
+        {name: [np.mean(np.asarray(v, float)[w]) for w in windows] for name, v in values.items()}
+    )
+
+
+def as_float(cell) -> float:
+    """A cell of a table as a float, NaN where it is empty."""
+    return math.nan if pd.isna(cell) else float(cell)
