@@ -1,0 +1,184 @@
+"""Which paper-mode fits end where rounding sends them: refits after changes in the last bits.
+
+Command:  python -m experiments.task_ladders.rounding [--out rounding.csv]
+Hardware: one CPU core.  Time: 7 minutes.
+Expected: README.md, "Decided by rounding"; the ends of those fits, not their list, depend on the
+          processor.
+
+A paper-mode fit goes from one start to where L-BFGS-B (or, for a link, trust-region least squares)
+stops. Processors differ in the last bits of exp and log. The same runs with every input and
+observation multiplied by 1 + k 2^-52, k a small random integer, stand for other processors: where
+the end moves by more than the tests allow, its digits are no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from experiments.task_ladders import analyse
+from experiments.task_ladders.config import CHANCE
+from experiments.task_ladders.study import TARGETS, VARIANTS, Study
+from fitting.errors import InputError
+from fitting.forecast import predict
+from fitting.forecast.predict import TaskForecast
+from fitting.io import write_csv
+from fitting.laws.curves import predict as value_of
+from fitting.observations.build import TaskData
+from fitting.observations.preparation import MAIN_TASKS
+from fitting.solve import subsets
+from ladder_jax.downloads import public_runs
+from ladder_jax.measurements.olmo_ladder import from_olmo_ladder
+from ladder_jax.runtime import compilation
+from ladder_jax.runtime.paths import cache_dir
+
+WIDEST = 1e-4  # of an accuracy, .01 point; of a loss, relative
+CELL = ["variant", "task", "target", "what"]
+CUTS = [("N", "760M"), ("N", "1.3B"), ("xC", "2"), ("xC", "5"), ("xC", "10")]
+
+
+def changed(data: TaskData, seed: int) -> TaskData:
+    """The same points, each number multiplied by 1 + k 2^-52; none of the targets is touched.
+
+    Args:
+        data: of one task.
+        seed: of the random integers k, -4 to 4; 0 leaves the data as they are.
+    """
+    if seed == 0:
+        return data
+    rng, frames = np.random.default_rng(seed), []
+    for frame in (data.final, data.curve):
+        frame = frame.copy()
+        for name in ("n_params", "n_tokens", "flops", "loss", "acc"):
+            if name in frame:
+                k = rng.integers(-4, 5, len(frame))
+                frame[name] = frame[name].to_numpy(float) * (1 + k * 2.0**-52)
+        frames.append(frame)
+    return replace(data, final=frames[0], curve=frames[1])
+
+
+class End(NamedTuple):
+    """Where a refit ended: what it predicts, and the objective of the last fit behind that."""
+
+    variant: str
+    task: str
+    target: str
+    what: str  # step1 (a loss, or an accuracy), chained, or step2 from the measured feature
+    pred: float
+    objective: float
+
+
+def ends(study: Study, variant: str, tasks: tuple[str, ...], seed: int) -> list[End]:
+    """The ends of one refit of every task, and of the cut ladders for bits per byte."""
+    data = [changed(d, seed) for d in study.data(variant, tasks)]
+    found = [e for f in predict.of_tasks(data, "paper") for e in ends_of(study, variant, f)]
+    if variant == "bpb":
+        labels, chosen = analyse.cuts(study.data(variant, tasks)[0].final)
+        found += _of_cuts(data, chosen[[labels.index(cut) for cut in CUTS]])
+    return found
+
+
+def ends_of(study: Study, variant: str, forecast: TaskForecast) -> list[End]:
+    """Where the fits of a paper-mode forecast ended."""
+    found = []
+    for row, goal in zip(forecast.rows, forecast.measured.to_dict("records"), strict=True):
+        cell = variant, forecast.task, str(row["target"])
+        first = row["pred"] if forecast.step2 is None else row["pred_loss"]
+        found.append(End(*cell, "step1", first, forecast.step1.objective))
+        if forecast.step2 is not None:
+            found.append(End(*cell, "chained", row["pred"], forecast.step2.objective))
+        if forecast.step2 is not None and forecast.task in CHANCE:
+            link = study.link(forecast, "paper")
+            through = float(value_of(link.curve, link.theta, goal["loss"]))
+            found.append(End(*cell, "step2", through, link.objective))
+    return found
+
+
+def _of_cuts(data: list[TaskData], chosen: np.ndarray) -> list[End]:
+    """The same for the forecasts of 7B-4T from the ladders of `CUTS`, booleans of shape (B, R)."""
+    fits = subsets.fit([d.observations for d in data], chosen, "paper")
+    x = np.array([d.targets.inputs[:1] for d in data])
+    guess = subsets.forecast(fits, [d.observations for d in data], x, np.ones((len(data), 1)))
+    assert fits.second_objective is not None
+    found = []
+    for b, (vary, value) in enumerate(CUTS):
+        for t, d in enumerate(data):
+            cell = f"bpb, {vary} up to {value}", d.task, TARGETS[0]
+            objectives = float(fits.first_objective[b, t]), float(fits.second_objective[b, t])
+            found.append(End(*cell, "step1", float(guess.first[b, t, 0]), objectives[0]))
+            found.append(End(*cell, "chained", float(guess.second[b, t, 0]), objectives[1]))
+    return found
+
+
+def bands(found: list[End]) -> pd.DataFrame:
+    """What each cell's predictions and objectives span, a row a cell.
+
+    Args:
+        found: of `ends`, a variant's unchanged inputs first.
+
+    Returns:
+        `pred` and `objective` of the unchanged inputs; their bands, of `pred` also without the
+        outer fifth of them (`usual_`); `width` of the band, of a loss relative; `moved`, the
+        share of ends off `pred` by more than `WIDEST`; and `decided`, the width is beyond it.
+    """
+    frame = pd.DataFrame(found)
+    of_accuracy = [VARIANTS[v.split(",")[0]][0].of_accuracy for v in frame["variant"]]
+    is_loss = (frame["what"] == "step1") & ~np.array(of_accuracy)
+    unchanged = frame.groupby(CELL, sort=False)["pred"].transform("first")
+    frame["unit"] = unchanged.where(is_loss, 1.0)
+    frame["off"] = (frame["pred"] - unchanged).abs() > WIDEST * frame["unit"]
+    spans = frame.groupby(CELL, sort=False).agg(
+        pred=("pred", "first"), low=("pred", "min"), high=("pred", "max"),
+        usual_low=("pred", lambda p: p.quantile(0.1)),
+        usual_high=("pred", lambda p: p.quantile(0.9)),
+        objective=("objective", "first"), objective_low=("objective", "min"),
+        objective_high=("objective", "max"), moved=("off", "mean"), width=("unit", "first"),
+    ).reset_index()  # fmt: skip
+    spans["width"] = (spans["high"] - spans["low"]) / spans["width"]
+    return spans.assign(decided=spans["width"] > WIDEST)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints and writes the bands; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.task_ladders.rounding", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="example:\n  python -m experiments.task_ladders.rounding --variants task_ce "
+               "--perturbations 5 --out rounding.csv",
+    )  # fmt: skip
+    parser.add_argument("--runs", metavar="DIR", help="the CSVs (default: what was downloaded)")
+    parser.add_argument("--out", metavar="FILE", help="CSV, a row a prediction")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--tasks", nargs="+", default=list(MAIN_TASKS), metavar="TASK")
+    parser.add_argument("--perturbations", type=int, default=20, metavar="N")
+    args = parser.parse_args(arguments)
+    try:
+        table, problems = from_olmo_ladder(Path(args.runs or public_runs.olmo_ladder()))
+        if problems:
+            raise InputError(problems[0])
+        compilation.keep(cache_dir())
+        study, found = Study(table), []
+        todo = [(v, seed) for v in args.variants for seed in range(args.perturbations + 1)]
+        for variant, seed in tqdm(todo, desc="refits", disable=None):
+            found += ends(study, variant, tuple(args.tasks), seed)
+        frame = bands(found)
+        if args.out:
+            write_csv(frame, args.out)
+    except InputError as e:
+        print(f"{parser.prog}: {e}", file=sys.stderr)
+        return 2
+    print(frame.to_string(index=False))
+    print(f"\nbands wider than {WIDEST:g} (accuracy; a loss: relative):")
+    print(frame[frame["decided"]].to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
