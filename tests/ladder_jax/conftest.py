@@ -1,8 +1,13 @@
-"""A tiny run on made-up text, and a cache for its tokens."""
+"""A tiny run and a small experiment on made-up text, and a cache for its tokens."""
+
+from dataclasses import replace
 
 import pytest
 
+from ladder_jax import experiment
 from ladder_jax.config import DataConfig, EvalConfig, OptimConfig, RunConfig
+from ladder_jax.experiment import Experiment
+from ladder_jax.ladder import Ladder, Recipe, Target
 from tests.helpers import MODEL, story
 
 
@@ -33,3 +38,24 @@ def run(text):
 def cache(tmp_path_factory):
     """An empty folder for tokenized text."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def small_experiment(run, monkeypatch, cache):
+    """Four tiny runs and a target on made-up text, held-out loss alone; any name loads it.
+
+    Layers are few and workers have one device, to compile quickly.
+    """
+    monkeypatch.setenv("XLA_FLAGS", "")  # of the workers
+    monkeypatch.setenv("LADDER_CACHE", str(cache))
+    recipe = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=1e-3,
+                    extra_steps=0, tokens_per_param=0.1)  # fmt: skip
+    base = replace(run, eval=replace(run.eval, n_checkpoints=2))
+    small = replace(MODEL, n_layers=1)
+    sizes = {"a": replace(small, d_model=16, d_ff=32), "b": small}
+    later = Ladder("t", {"c": MODEL}, (1.0,), recipe, base).runs()
+    targets = {r.name: Target(r, r.n_tokens) for r in later}
+    ladder = Ladder("t", sizes, (0.5, 1.0), recipe, base, targets)
+    made = Experiment("t", ladder, {"method": "bootstrap", "inputs": "c"})
+    monkeypatch.setattr(experiment, "load", lambda name: made)
+    return made

@@ -2,43 +2,17 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from ladder_jax import cli, launch
-from ladder_jax.ladder import Ladder, Recipe
-from ladder_jax.ladder import Target as LadderTarget
+from ladder_jax import cli, experiment, launch
 from ladder_jax.training import run_directory
-from tests.helpers import MODEL
-
-
-@pytest.fixture
-def experiment(run, monkeypatch, cache):
-    """Four tiny runs and a target on made-up text, held-out loss alone.
-
-    On one device and of few layers, which is what compiling them takes.
-    """
-    monkeypatch.setenv("XLA_FLAGS", "")  # of the workers
-    recipe = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=1e-3,
-                    extra_steps=0, tokens_per_param=0.1)  # fmt: skip
-    base = replace(run, eval=replace(run.eval, n_checkpoints=2))
-    small = replace(MODEL, n_layers=1)
-    sizes = {"a": replace(small, d_model=16, d_ff=32), "b": small}
-    later = Ladder("t", {"c": MODEL}, (1.0,), recipe, base).runs()
-    ladder = Ladder(
-        "t", sizes, (0.5, 1.0), recipe, base, {r.name: LadderTarget(r, r.n_tokens) for r in later}
-    )
-    module = SimpleNamespace(LADDER=ladder, FORECAST={"method": "bootstrap", "inputs": "c"})
-    monkeypatch.setattr(cli.runs, "_experiment", lambda name: module)
-    monkeypatch.setenv("LADDER_CACHE", str(cache))
-    return module
 
 
 @pytest.mark.slow
 def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
-    experiment, tmp_path, monkeypatch, capsys
+    small_experiment, tmp_path, monkeypatch, capsys
 ):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert cli.main(["run", "t", "--out", str(whole)]) == 0
@@ -73,7 +47,9 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
     assert done["actual_loss"].notna().all()
     pd.testing.assert_series_equal(done["pred_loss"], blind["pred_loss"], check_exact=True)
     assert (cut / "report" / "index.html").is_file()
-    assert run_directory.is_done(experiment.LADDER.targets["c-1xC"].run, cut / "runs" / "c-1xC")
+    assert run_directory.is_done(
+        small_experiment.ladder.targets["c-1xC"].run, cut / "runs" / "c-1xC"
+    )
 
     capsys.readouterr()
     ask = ["score", "--predictions", str(cut / "predictions.csv"), "--measurements",
@@ -95,11 +71,12 @@ def test_the_target_is_scored_after_the_forecast_and_a_kill_changes_nothing(
 
 
 def test_nothing_is_written_before_data_and_flags_are_right(
-    experiment, tmp_path, monkeypatch, capsys
+    small_experiment, tmp_path, monkeypatch, capsys
 ):
-    out, ladder = tmp_path / "out", experiment.LADDER
+    out, ladder = tmp_path / "out", small_experiment.ladder
     lost = replace(ladder.base, data=replace(ladder.base.data, path=str(tmp_path / "lost")))
-    monkeypatch.setattr(experiment, "LADDER", replace(ladder, base=lost))
+    elsewhere = replace(small_experiment, ladder=replace(ladder, base=lost))
+    monkeypatch.setattr(experiment, "load", lambda name: elsewhere)
     for flags, complaint in (
         ([], "lost"),
         (["--optim.lr_peak", "3"], "the rest is the experiment's config"),

@@ -1,0 +1,92 @@
+"""Experiments are files: found by name or path, and whatever is wrong with one is one line."""
+
+from pathlib import Path
+
+import pytest
+
+from fitting.errors import InputError
+from ladder_jax import cli, experiment
+from tests.helpers import ROOT
+
+GOOD = """
+from ladder_jax.config import ModelConfig
+from ladder_jax.ladder import Ladder
+from helper import SIZE  # beside the file
+
+LADDER = Ladder("mine", {"S": ModelConfig(d_model=SIZE, n_heads=2)}, (1, 2))
+"""
+IMPORTS = "from ladder_jax.config import *\nfrom ladder_jax.ladder import *\n"
+BAD = {
+    "import not_installed": "row 1: cannot import 'not_installed': install it",
+    "x = 1": "defines no LADDER: add LADDER = Ladder",
+    "LADDER = {}": "LADDER is of type dict: make it a ladder_jax.ladder.Ladder",
+    "x = 1\ndef f(:": "row 2: is not valid Python",
+    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1, 2, 1))": (
+        "row 3: ladder 'a': multiple 1 occurs twice: remove"
+    ),
+    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1,), seeds=(3, 3))": (
+        "row 3: ladder 'a': seed 3 occurs twice"
+    ),
+    IMPORTS + "LADDER = Ladder('a', {'s': 190}, (1,))": "size 's' is a int: make it a ModelConfig",
+    IMPORTS + "LADDER = Ladder('a', {}, (1,))": "sizes is empty",
+    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, ('1',))": "multiple '1' must be positive",
+    IMPORTS + "m = ModelConfig(d_model=7)": "row 3: model.n_heads must divide model.d_model",
+    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1,))\nFORECAST = 3": (
+        "FORECAST is of type int: make it a dict"
+    ),
+    "1 / 0": "row 1: ZeroDivisionError: division by zero: correct it",
+}
+
+
+def test_shipped_experiments_are_found_by_name():
+    assert {"quickstart", "task_ladders"} <= set(experiment.shipped())
+    loaded = experiment.load("task_ladders")
+    assert (loaded.name, len(loaded.ladder.runs())) == ("task_ladders", 16)
+    assert loaded.path == ROOT / "experiments" / "task_ladders" / "config.py"
+    assert experiment.shipped_file("task_ladders", "mixture.json").is_file()
+
+
+def test_a_file_is_found_by_its_path_and_may_import_what_is_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "helper.py").write_text("SIZE = 64")
+    (tmp_path / "mine.py").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "./mine.py", str(tmp_path / "mine.py"), Path("mine.py")):
+        loaded = experiment.load(name)
+        assert loaded.name == "mine"
+        assert loaded.forecast is None
+        assert [run.name for run in loaded.ladder.runs()] == ["S-1xC", "S-2xC"]
+
+
+def test_files_and_folders_of_the_projects_names_do_no_harm(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments.py").write_text("raise SystemExit('imported')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert experiment.load("quickstart").name == "quickstart"
+
+
+@pytest.mark.parametrize("source", BAD)
+def test_what_is_wrong_with_a_file_is_one_line(source, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(source)
+    with pytest.raises(InputError) as caught:
+        experiment.load(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert BAD[source] in str(caught.value)
+    assert cli.main(["plan", str(path)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("no_such", "no experiment 'no_such': name one of quickstart"),
+        ("no_such.py", "no file 'no_such.py'"),
+        ("", "no experiment ''"),
+        ("experiments", "is a directory: name the .py file in it"),
+    ],
+)
+def test_an_experiment_that_is_not_there_is_named(name, line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(InputError, match=line):
+        experiment.load(name)
