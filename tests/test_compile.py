@@ -15,6 +15,7 @@ from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY
 from ladder_jax.config import MeshConfig, ModelConfig, RunConfig
 from ladder_jax.config_text import override
+from ladder_jax.models.registry import architecture
 from ladder_jax.models.sizes import OLMO2_SIZES
 
 GIB = 2**30
@@ -57,7 +58,7 @@ def test_the_first_layout_splits_tensors_least(size, batch_seqs, n_chips, mesh):
     assert [m.tensor for m in found] == sorted({m.tensor for m in found})
     for config in found:
         abstract = parallel.abstract_mesh(config, n_chips)
-        parallel.check_fit(run.model, abstract)
+        parallel.check_fit(architecture(run.model).divisibility(run.model), abstract)
         parallel.micro_batches(batch_seqs, config, abstract)
 
 

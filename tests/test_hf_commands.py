@@ -226,7 +226,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, params):  # noqa: F811
 
 def save_steps(run, directory, packed, params):  # noqa: F811
     """Two checkpoints as training leaves them, without the time it takes to compile."""
-    moments = optimizer.transformation(run.optim).init(jax.tree.map(jnp.asarray, params))
+    moments = optimizer.transformation(run.model, run.optim).init(jax.tree.map(jnp.asarray, params))
     saved = {1: params, 2: jax.tree.map(lambda x: x * np.float32(1.1), params)}
     checkpoints = Checkpoints(directory / "checkpoints")
     for step, values in saved.items():

@@ -26,6 +26,7 @@ from ladder_jax.data import pipeline
 from ladder_jax.eval import heldout, runs
 from ladder_jax.measurements import own_runs
 from ladder_jax.models import decoder
+from ladder_jax.models.protocol import PADDING
 from ladder_jax.training import initialize, loop, optimizer, run_directory, step
 from ladder_jax.training.checkpoint import Checkpoints
 from ladder_jax.training.metrics_log import read
@@ -99,10 +100,10 @@ def mesh_of(**axes):
 def one_step(mesh, params, batch, constants=None):
     constants = constants or OptimConfig()
     params = jax.tree.map(jnp.array, params)  # the step donates its state
-    moments = optimizer.transformation(constants).init(params)
+    moments = optimizer.transformation(MODEL, constants).init(params)
     state = initialize.TrainState(jnp.zeros((), jnp.int32), params, moments)
     state = jax.device_put(state, initialize.state_sharding(MODEL, constants, mesh))
-    rows = jax.device_put(batch[None], parallel.micro_batch_sharding(mesh))
+    rows = jax.device_put({"tokens": batch[None]}, parallel.micro_batch_sharding(mesh))
     with parallel.use_mesh(mesh):
         return step.make_step(MODEL, constants, mesh)(
             state, rows, schedule_of(OptimConfig(lr_peak=0.1), 10)
@@ -116,14 +117,14 @@ def test_one_step_is_adamw_written_out():
     """The step against AdamW, clipping and both loss terms in numpy, from the paper's settings."""
     params = decoder.init_params(MODEL, jax.random.key(0))
     batch = BATCH.copy()
-    batch[0, 9:] = pipeline.PADDING
+    batch[0, 9:] = PADDING
 
     def objective(p):
         inputs, targets = np.maximum(batch[:, :-1], 0), batch[:, 1:]
         logits = decoder.bind(MODEL, p)(inputs)
         log_z = jax.nn.logsumexp(logits, axis=-1)
         gold = jnp.take_along_axis(logits, np.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-        counted = targets != pipeline.PADDING
+        counted = targets != PADDING
         ce = jnp.sum((log_z - gold) * counted) / counted.sum()
         return ce + 1e-5 * jnp.sum(log_z**2 * counted) / counted.sum(), ce
 
@@ -179,8 +180,8 @@ def steps_on(n, model=MODEL, **axes):
     with parallel.use_mesh(mesh):
         for i in range(n):
             batch = np.roll(BATCH, i, axis=1)
-            batch[3, 5:] = pipeline.PADDING  # micro-batches of unequal weight
-            batch = parallel.put_batch(batch, own, n_micro, 8, mesh)
+            batch[3, 5:] = PADDING  # micro-batches of unequal weight
+            batch = parallel.put_batch({"tokens": batch}, own, n_micro, 8, mesh)
             state, metrics = function(state, batch, schedule)
             found.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     return found, state

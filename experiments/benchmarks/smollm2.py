@@ -34,7 +34,8 @@ from ladder_jax.cli import show
 from ladder_jax.downloads import wheels
 from ladder_jax.eval import loglik, metrics, packing, requests, store
 from ladder_jax.models import decoder
-from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.models.layers import visible
+from ladder_jax.models.protocol import Prefix
 from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 from ladder_jax.tasks import olmes
@@ -101,7 +102,7 @@ class Llama:
         mask = jnp.tril(jnp.ones((length, length), bool))[None] if mask is None else mask
         bias = visible(mask)[:, None, None]
         if prefix is not None:
-            before = jnp.broadcast_to(prefix.bias, (*bias.shape[:-1], prefix.bias.size))
+            before = jnp.broadcast_to(visible(prefix.mask), (*bias.shape[:-1], prefix.mask.size))
             bias = jnp.concatenate([before, bias], axis=-1)
 
         def step(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
 from fitting.errors import InputError
 from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, RunConfig
 from ladder_jax.models import counts
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime.hardware import CHIPS, Chip
 from ladder_jax.training import initialize, schedule, step
 
@@ -117,10 +117,10 @@ def layouts(run: RunConfig, n_chips: int) -> list[MeshConfig]:
     Raises:
         InputError: there is none.
     """
-    model, found = run.model, []
-    for tensor in divisors(math.gcd(n_chips, model.kv_heads, model.d_ff, model.vocab_size)):
+    widths, found = architecture(run.model).divisibility(run.model), []
+    for tensor in divisors(math.gcd(n_chips, parallel.widest(widths, "tensor"))):
         rows = n_chips // tensor
-        fsdp = math.gcd(rows, model.d_model)
+        fsdp = math.gcd(rows, parallel.widest(widths, "fsdp"))
         if run.batch_seqs % rows == 0:
             found.append(MeshConfig(rows // fsdp, fsdp, tensor))
     if not found:
@@ -144,7 +144,7 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
         InputError: the mesh does not fit the chips, the batch or the model.
     """
     nowhere = parallel.abstract_mesh(run.mesh, slice_.n_chips)
-    parallel.check_fit(run.model, nowhere)
+    parallel.check_fit(architecture(run.model).divisibility(run.model), nowhere)
     n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, nowhere)
     mesh = parallel.make_mesh(run.mesh, devices(slice_))
     begin = time.perf_counter()
@@ -177,8 +177,11 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
 
 def _lower(run: RunConfig, mesh: Any, n_micro: int) -> tuple[Any, initialize.TrainState]:
     state = initialize.abstract_state(run, mesh)
-    shape = (n_micro, run.batch_seqs // n_micro, run.model.seq_len + 1)
-    batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=parallel.micro_batch_sharding(mesh))
+    micro = architecture(run.model).abstract_batch(run.model, run.batch_seqs // n_micro)
+    shards = parallel.micro_batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((n_micro, *x.shape), x.dtype, sharding=shards), micro
+    )
     jitted = step.make_step(run.model, initialize.constants_of(run.optim), mesh)
     return jitted.lower(state, batch, schedule.schedule_of(run.optim, run.n_steps)), state
 

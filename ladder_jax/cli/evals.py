@@ -192,9 +192,9 @@ def _print(frame: Any, scores: Any, chance: dict[str, float], weights: _Weights)
 def _of_hf(args: argparse.Namespace, directory: Path, model: Any, mesh: Any) -> Iterator[_Weights]:
     from ladder_jax import hf, parallel
     from ladder_jax.measurements import own_runs
-    from ladder_jax.models import decoder
+    from ladder_jax.models.registry import architecture
 
-    shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
+    shardings = parallel.parameter_shardings(mesh, architecture(model).logical_axes(model))
     params = hf.read_params(directory, model, _dtype(args), shardings)
     store = Path(args.store or Path(args.out).with_suffix(".scores.parquet"))
     n_tokens = None if args.n_tokens is None else round(args.n_tokens)

@@ -128,16 +128,14 @@ def _make_run(run: Any, source: Path, origin: dict[str, Any], directory: Path) -
 def _state(run: Any, source: Path) -> Any:
     """A `TrainState` after one step: weights as they are read, moments as they begin."""
     import jax
-    import numpy as np
 
     from ladder_jax import hf
-    from ladder_jax.training import optimizer
-    from ladder_jax.training.initialize import TrainState, abstract_state
+    from ladder_jax.training.initialize import abstract_state, state_of
 
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, _host_mesh()))
-    params = hf.read_params(source, run.model, shardings=shardings.params)
-    begin = jax.jit(optimizer.transformation(run.optim).init, out_shardings=shardings.moments)
-    return TrainState(jax.device_put(np.int32(1), shardings.step), params, begin(params))
+    mesh = _host_mesh()
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, mesh).params)
+    params = hf.read_params(source, run.model, shardings=shardings)
+    return state_of(run, params, mesh, step=1)
 
 
 def _restore(run: Any, directory: Path, step: int | None) -> tuple[Any, int, str]:

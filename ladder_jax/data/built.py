@@ -13,7 +13,8 @@ import numpy as np
 
 from fitting.errors import InputError
 from ladder_jax.data import tokenizer
-from ladder_jax.data.shards import PADDING, Records, Segment
+from ladder_jax.data.shards import Records, Segment
+from ladder_jax.models.protocol import PADDING
 
 INDEX = "index.json"
 TOKENIZER = "tokenizer.json"

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import numpy as np
 import tokenizers
 from absl import flags
 from tokenizers import Tokenizer
@@ -27,11 +26,10 @@ from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import built, sources
 from ladder_jax.data.documents import Document
-from ladder_jax.data.shards import PADDING, Records, Writer, encode, pack
+from ladder_jax.data.shards import Records, Writer, encode
 from ladder_jax.data.tokenizer import load, train_bpe
+from ladder_jax.models.protocol import Batch
 from ladder_jax.runtime import processes
-
-__all__ = ["PADDING", "Packed", "PackedInfo", "pack", "prepare", "read_ahead"]
 
 _ENCODE_AT_ONCE = 512
 _FORMAT = 1  # of the packed files; a change makes them anew
@@ -78,28 +76,25 @@ class Packed:
     def batches(
         self, batch_seqs: int, seed: int, rows: Sequence[int] | None = None
     ) -> grain.MapDataset:
-        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1).
+        """Training batches by step: `batches[step]` is `{"tokens": int32 of shape (B, L + 1)}`.
 
         Each epoch is a new permutation; a batch may straddle two epochs.
 
         Args:
             batch_seqs: B, sequences of a batch.
             seed: of the permutations.
-            rows: of each batch, those that are wanted and read; (len(rows), L + 1).  All by
-                default.
+            rows: those of each batch that are read, in this order; all by default.
         """
         records = self.parts["train"]
         order: Any = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
         wanted = range(batch_seqs) if rows is None else [int(row) for row in rows]
         # One read a batch: a record at a time costs a call through Grain each.
         return grain.MapDataset.range(len(order) // batch_seqs).map(
-            lambda step: records.read(order[step * batch_seqs + row] for row in wanted)
+            lambda step: {"tokens": records.read(order[step * batch_seqs + row] for row in wanted)}
         )
 
 
-def read_ahead(
-    batches: grain.MapDataset, start: int, workers: int
-) -> Generator[np.ndarray, None, None]:
+def read_ahead(batches: grain.MapDataset, start: int, workers: int) -> Generator[Batch, None, None]:
     """Batches `start`, `start + 1`, ... of `Packed.batches`; close it (`contextlib.closing`).
 
     Args:

@@ -2,7 +2,7 @@
 
 A record is L + 1 token ids: inputs and, shifted by one, targets.  Consecutive records of a file
 share one token, so that every token but the very first is predicted once.  The last record of a
-file is padded with -1, which no loss counts.
+file is filled up with `PADDING`, which no loss counts.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from tokenizers import Tokenizer
 
 from fitting.errors import InputError
 from ladder_jax.data.tokenizer import END_OF_TEXT
+from ladder_jax.models.protocol import PADDING
 
-PADDING = -1
 _LONGEST, _MARGIN = 1 << 20, 1 << 10  # characters encoded at once; among the last of them is a cut
 _SPACE = re.compile(r"(?<=\S) (?=\S)")
 _THREADS = 16

@@ -28,7 +28,8 @@ from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary, find_tokenizer
 from ladder_jax.eval import loglik, scoring
 from ladder_jax.eval.requests import Bundle, bos
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 
@@ -55,7 +56,7 @@ _ARGUMENTS = ("tokenizer", "dtype", "window", "end_of_text")  # of `from_hf`, be
 
 @register_model("ladder")
 class HarnessLM(TemplateLM):
-    """A decoder of ours as the harness sees models.
+    """A model of ours as the harness sees models.
 
     An input longer than the window loses tokens from the left, each by itself, as in the harness.
 
@@ -75,7 +76,7 @@ class HarnessLM(TemplateLM):
     def __init__(
         self,
         model: ModelConfig,
-        params: decoder.Params,
+        params: Params,
         tokenizer: Tokenizer,
         window: int | None = None,
         end_of_text: int | None = None,
@@ -117,7 +118,7 @@ class HarnessLM(TemplateLM):
         if not (tokenizer or beside):
             raise InputError(f"{name}: no tokenizer.json beside the weights: give a tokenizer")
         mesh = parallel.make_mesh(MeshConfig())
-        shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
+        shardings = parallel.parameter_shardings(mesh, architecture(model).logical_axes(model))
         params = hf.read_params(directory, model, dtype, shardings)
         words = find_tokenizer(str(tokenizer or beside))
         return cls(replace(model, dtype=dtype), params, words, window, end_of_text, mesh)

@@ -15,8 +15,8 @@ from fitting.errors import InputError
 from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval.packing import Call, Group, Plan
-from ladder_jax.models import decoder
-from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.models.protocol import Bound, Params, Prefix
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime import preemption
 
 _HEAD_ROWS = (192, 64)  # positions for which logits are held at once: most, and of the remainder
@@ -31,7 +31,7 @@ class Scores(NamedTuple):
     greedy: np.ndarray
 
 
-def score(model: ModelConfig, params: decoder.Params, plan: Plan) -> Scores:
+def score(model: ModelConfig, params: Params, plan: Plan) -> Scores:
     """Scores every request of a plan; see `partial`."""
     scores = start(plan)
     for _ in partial(model, params, plan, scores):
@@ -45,7 +45,7 @@ def start(plan: Plan) -> Scores:
 
 
 def partial(
-    model: ModelConfig, params: decoder.Params, plan: Plan, scores: Scores, done: int = 0
+    model: ModelConfig, params: Params, plan: Plan, scores: Scores, done: int = 0
 ) -> Iterator[int]:
     """Fills in scores call by call, so that the work can be watched, kept and resumed.
 
@@ -101,7 +101,7 @@ def _take(call: Call, outputs: Any, scores: Scores, answered: np.ndarray) -> Non
 
 
 def _computed(
-    model: ModelConfig, params: decoder.Params, plan: Plan, skip: int
+    model: ModelConfig, params: Params, plan: Plan, skip: int
 ) -> Iterator[tuple[Call, Any]]:
     """Each call after the first `skip`, with what it gives: still being computed."""
     mesh = parallel.active_mesh()
@@ -117,7 +117,7 @@ def _computed(
         yield call, function(params, prefix, np.int32(call.n_sources), *placed)
 
 
-def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix | None:
+def _prefix(model: ModelConfig, params: Params, group: Group) -> Prefix | None:
     """Keys and values of a group's prefix."""
     n = len(group.prefix)
     if not n:
@@ -125,7 +125,7 @@ def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix 
     token = np.zeros((1, group.length), np.int32)
     token[0, :n] = group.prefix
     key, value = _keys_values(model, parallel.active_mesh())(params, token)
-    return Prefix(key, value, visible(jnp.arange(group.length) < n))
+    return Prefix(key, value, jnp.arange(group.length) < n)
 
 
 @functools.cache
@@ -133,9 +133,9 @@ def _keys_values(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
     """(params, tokens of shape (1, S)) -> keys and values of shape (N, G, S, K)."""
 
     @jax.jit
-    def keys_values(params: decoder.Params, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_values(params: Params, token: jax.Array) -> tuple[jax.Array, jax.Array]:
         with _exact():
-            key, value = decoder.bind(model, params).keys_values(token)
+            key, value = architecture(model).bind(model, params).keys_values(token)
         return key[:, 0], value[:, 0]
 
     return keys_values
@@ -147,7 +147,7 @@ def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
     it is the likeliest, each of shape (W, S, A)."""
 
     def row_logliks(
-        params: decoder.Params,
+        params: Params,
         prefix: Prefix | None,
         n_sources: jax.Array,
         token: jax.Array,
@@ -156,7 +156,7 @@ def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
         source: jax.Array,
         target: jax.Array,
     ) -> tuple[jax.Array, jax.Array]:
-        bound = decoder.bind(model, params)
+        bound = architecture(model).bind(model, params)
         with _exact():
             hidden = bound.hidden(token, position, _ancestors(end), prefix)
             hidden = hidden.reshape(len(source), -1, hidden.shape[-1])
@@ -172,7 +172,7 @@ def _ancestors(end: jax.Array) -> jax.Array:
 
 
 def _heads(
-    bound: decoder.Decoder,
+    bound: Bound,
     hidden_WxMxD: jax.Array,
     source_WxS: jax.Array,
     target_WxSxA: jax.Array,

@@ -20,7 +20,7 @@ from fitting.errors import InputError
 from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, packing, requests, store
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
 from ladder_jax.runtime import preemption
 from ladder_jax.tasks.task import Task
 
@@ -66,7 +66,7 @@ def plan(bundles: Sequence[requests.Bundle]) -> packing.Plan:
     return packing.plan(bundles, parallel.row_shards(), at_once)
 
 
-def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> pd.DataFrame:
+def score(model: ModelConfig, params: Params, questions: Questions) -> pd.DataFrame:
     """The score store of the questions."""
     scores = loglik.score(model, params, questions.plan)
     return store.make(questions.tasks, questions.requests, scores.loglik)
@@ -75,7 +75,7 @@ def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> p
 def score_into(
     path: Path,
     model: ModelConfig,
-    params: decoder.Params,
+    params: Params,
     asked: Sequence[Questions],
     weights: str,
     cells: Mapping[str, Any],
@@ -167,7 +167,7 @@ def _begins(held: pd.DataFrame | None, frame: pd.DataFrame, alike: str) -> bool:
 def _resumed(
     part: Path,
     model: ModelConfig,
-    params: decoder.Params,
+    params: Params,
     plan: packing.Plan,
     key: str,
     bar: tqdm,

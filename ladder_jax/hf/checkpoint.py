@@ -31,7 +31,7 @@ from ladder_jax.hf.weights import (
     shapes_of,
     write_params,
 )
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
 
 TOKENIZER_FILE = "tokenizer.json"
 _FETCHED = [
@@ -111,7 +111,7 @@ def fingerprint(directory: str | Path) -> str:
 def write(
     directory: str | Path,
     model: ModelConfig,
-    params: decoder.Params,
+    params: Params,
     tokenizer_file: Path | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
@@ -121,7 +121,7 @@ def write(
     Args:
         directory: must not exist, or be empty.
         model: what the parameters are of.
-        params: in the structure of `decoder.init_params`, all addressable by this process.
+        params: in the structure of `Architecture.init_params`, all addressable by this process.
         tokenizer_file: a `tokenizer.json` to carry along.
         dtype: of the weights on disk, `float32` or `bfloat16` (rounded to nearest).
         max_shard_bytes: a weights file holds no more, unless a single tensor does.
@@ -167,7 +167,7 @@ def check_vacant(directory: str | Path) -> None:
         raise InputError(f"{directory}: is not empty: choose another --out")
 
 
-def _check_shapes(model: ModelConfig, params: decoder.Params, directory: Path) -> None:
+def _check_shapes(model: ModelConfig, params: Params, directory: Path) -> None:
     expected = jax.tree.map(lambda x: x.shape, shapes_of(model))
     if jax.tree.map(lambda x: x.shape, params) != expected:
         raise InputError(f"{directory}: the parameters are not of the model that is to be written")

@@ -9,7 +9,6 @@ from typing import Any
 
 from fitting.errors import InputError
 from ladder_jax.config import ModelConfig
-from ladder_jax.models.layers import init_std
 
 CONFIG_FILE = "config.json"
 _ARCHITECTURE, _MODEL_TYPE = "Olmo2ForCausalLM", "olmo2"
@@ -87,7 +86,7 @@ def to_config(model: ModelConfig, dtype: str, end_of_text: int | None) -> dict[s
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,  # transformers 4
         "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},  # and 5
-        "initializer_range": init_std(model),
+        "initializer_range": model.init_std or model.d_model**-0.5,
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,

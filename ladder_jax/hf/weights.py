@@ -23,10 +23,10 @@ from safetensors.numpy import save_file
 from fitting.errors import InputError, first_line
 from ladder_jax.config import ModelConfig
 from ladder_jax.hf.config import CONFIG_FILE, is_tied
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
+from ladder_jax.models.registry import architecture
 
 DTYPES = ("float32", "bfloat16")  # that we hold, and write
-shapes_of = functools.cache(decoder.abstract_params)  # tracing it takes a tenth of a second
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _ON_DISK = ("F32", "BF16", "F16")
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -46,6 +46,12 @@ _LAYER = {
 }
 
 
+@functools.cache  # tracing takes a tenth of a second
+def shapes_of(model: ModelConfig) -> Params:
+    """Shapes and dtypes of a model's parameters."""
+    return architecture(model).abstract_params(model)
+
+
 class _Tensor(NamedTuple):
     """One of their tensors, and where it lies in our structure."""
 
@@ -57,8 +63,8 @@ class _Tensor(NamedTuple):
 
 def read_params(
     directory: str | Path, model: ModelConfig, dtype: str = "float32", shardings: Any = None
-) -> decoder.Params:
-    """The weights of an `Olmo2ForCausalLM`, in the structure of `decoder.init_params`.
+) -> Params:
+    """The weights of an `Olmo2ForCausalLM`, in the structure of `Architecture.init_params`.
 
     Every tensor is checked before any is read; it takes the result's memory and a tensor's more.
     A tied output head becomes a copy of the input table.
@@ -103,7 +109,7 @@ def assemble(
     model: ModelConfig,
     dtype: str = "float32",
     shardings: Any = None,
-) -> decoder.Params:
+) -> Params:
     """Our parameters from tensors under their names: matrices transposed, layers stacked.
 
     Args:
@@ -126,14 +132,12 @@ def assemble(
     return jax.tree_util.tree_map_with_path(leaf, shapes_of(model), *given)
 
 
-def write_params(
-    directory: Path, params: decoder.Params, dtype: str, max_shard_bytes: float
-) -> None:
+def write_params(directory: Path, params: Params, dtype: str, max_shard_bytes: float) -> None:
     """Writes safetensors, one file or several with an index, in the order of the layers.
 
     Args:
         directory: exists.
-        params: in the structure of `decoder.init_params`.
+        params: in the structure of `Architecture.init_params`.
         dtype: of the tensors on disk.
         max_shard_bytes: a file holds no more, unless a single tensor does.
     """

@@ -1,7 +1,8 @@
-"""Cross-entropy of next tokens, a chunk of logits at a time (arXiv 2411.09009 has the idea).
+"""Cross-entropy of tokens: of given logits, or a chunk of logits at a time (arXiv 2411.09009).
 
-Logits of all tokens, (B, L, V) in float32, are the largest array of a training step.  Here those of
-a chunk stand alone, and its gradients are taken while they do: in the forward pass.
+Logits of all tokens, (B, L, V) in float32, are the largest array of a training step.
+`summed_loss` holds those of one chunk at a time, and takes their gradients in the forward pass,
+before the next chunk.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ from ladder_jax.parallel import constrain, row_shards
 
 CHUNK = 512  # tokens
 Sums = tuple[jax.Array, jax.Array]
+
+
+def token_nats(logits_BxLxV: jax.Array, target_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood and log-normaliser of each target, float32 of shape (B, L).
+
+    The gold logit is picked by comparison, which stays local when the vocabulary is sharded.
+    """
+    logits = logits_BxLxV.astype(jnp.float32)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    column = jnp.arange(logits.shape[-1]).reshape(1, 1, -1)
+    gold = jnp.sum(jnp.where(target_BxL[..., None] == column, logits, 0.0), axis=-1)
+    return normaliser - gold, normaliser
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
