@@ -19,8 +19,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.downloads import wheels
 from ladder_jax.eval import loglik, metrics, packing, requests, store
-from ladder_jax.models import decoder
+from ladder_jax.models import registry
 from ladder_jax.models.layers import visible
 from ladder_jax.models.protocol import Prefix
 from ladder_jax.runtime import compilation
@@ -231,13 +231,18 @@ def plain(config: LlamaConfig, params: Any, asked: Any) -> np.ndarray:
     return np.array(found)
 
 
+def _no_counts(config: LlamaConfig) -> Any:
+    raise NotImplementedError
+
+
 def scored(config: LlamaConfig, params: Any, plan: packing.Plan) -> np.ndarray:
     """The log-likelihood of each request, by the packed scorer."""
     scores = loglik.start(plan)
-    with mock.patch.object(decoder, "bind", Llama):  # it knows no other decoder
-        calls = loglik.partial(config, params, plan, scores)  # pyright: ignore[reportArgumentType]
-        for _ in tqdm(calls, "scoring", plan.n_calls, leave=False, disable=None):
-            pass
+    family: Any = SimpleNamespace(bind=Llama)  # scoring needs no more of it
+    registry.register(LlamaConfig, registry.Family(lambda: family, _no_counts))
+    calls = loglik.partial(config, params, plan, scores)  # pyright: ignore[reportArgumentType]
+    for _ in tqdm(calls, "scoring", plan.n_calls, leave=False, disable=None):
+        pass
     return scores.loglik
 
 

@@ -43,7 +43,7 @@ class Heldout:
 
     @classmethod
     def of(cls, packed: Packed, n_tokens: int) -> Heldout:
-        """About `n_tokens` of the held-out part; all of it if there are fewer."""
+        """About `n_tokens` tokens of the held-out part; all of it if there are fewer."""
         sequences = packed.sequences("heldout")
         wanted = min(len(sequences), max(1, math.ceil(n_tokens / packed.info.seq_len)))
         index = np.linspace(0, len(sequences) - 1, wanted).round().astype(int)

@@ -1,4 +1,4 @@
-"""The model families by the type of their config; a new family is one entry of `_FAMILIES`."""
+"""The model families by the type of their config: the one place that names them all."""
 
 from __future__ import annotations
 
@@ -28,12 +28,24 @@ def counts_of(config: Any) -> Counts:
     return _family(config).count(config)
 
 
-class _Family(NamedTuple):
-    load: Callable[[], Architecture]  # imports JAX, hence not before it is needed
+class Family(NamedTuple):
+    """A model family.
+
+    Attributes:
+        load: imports the module of its functions, and with it JAX.
+        count: exact counts from a config, without JAX.
+    """
+
+    load: Callable[[], Architecture]
     count: Callable[[Any], Counts]
 
 
-def _family(config: Any) -> _Family:
+def register(config: type, family: Family) -> None:
+    """Adds a family, or replaces it, for configs of this type in this process."""
+    _FAMILIES[config] = family
+
+
+def _family(config: Any) -> Family:
     try:
         return _FAMILIES[type(config)]
     except KeyError:
@@ -46,4 +58,4 @@ def _decoder() -> Architecture:
     return decoder
 
 
-_FAMILIES: dict[type, _Family] = {ModelConfig: _Family(_decoder, decoder_counts.counts)}
+_FAMILIES: dict[type, Family] = {ModelConfig: Family(_decoder, decoder_counts.counts)}
