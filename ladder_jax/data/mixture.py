@@ -1,4 +1,4 @@
-"""A mixture: which texts, in which shares, tokenised how; the config of `ladder data build`."""
+"""The config of `ladder data build`: texts, their shares, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class SourceConfig:
         if self.kind not in KINDS:
             raise InputError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
         if not self.path:
-            raise InputError("path is empty: name files or a dataset")
+            raise InputError("`path` is empty: name files or a dataset")
         if not 0 < self.weight < math.inf:
             raise InputError("weight must be positive and finite")
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer.
+    """The tokenizer of a mixture.
 
     Attributes:
         path: `dolma2` (`ladder download olmes` fetches it) or a `tokenizer.json`; empty trains a
@@ -69,7 +69,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True)
 class Mixture:
-    """Everything that decides the packed data.
+    """All settings that decide the packed data.
 
     Attributes:
         sources: by name (letters, digits, `-` and `_`).
@@ -106,7 +106,7 @@ class Mixture:
             raise InputError("seed must not be negative")
 
     def wanted(self, name: str) -> int:
-        """Training tokens that a source is to give."""
+        """Training tokens that a source must give."""
         total = math.fsum(source.weight for source in self.sources.values())
         return math.ceil(self.n_tokens * self.sources[name].weight / total)
 
