@@ -10,6 +10,7 @@ import pytest
 from experiments.task_ladders import compile_table
 from fitting.errors import InputError
 from ladder_jax import aot, parallel
+from ladder_jax.aot import compile as compile_
 from ladder_jax.aot import search as search_
 from ladder_jax.cli import main
 from ladder_jax.cli.compile import _COMPILER_ONLY
@@ -91,13 +92,13 @@ ENTRY %main (q: f32[8]) -> f32[8] {
     }
 
 
-def test_what_a_refused_program_needs_is_read_from_the_complaint():
+def test_what_a_refused_program_needs_is_read_from_the_error():
     new = "Ran out of memory on HBM, the total memory required for HLO temporaries (19.99G) exceeds"
     old = "Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    assert aot._needed(new) == round(19.99 * GIB)
-    assert aot._needed(old) == round(20.5 * GIB)
+    assert compile_._needed(new) == round(19.99 * GIB)
+    assert compile_._needed(old) == round(20.5 * GIB)
     with pytest.raises(RuntimeError, match="something else"):
-        aot._needed("something else")
+        compile_._needed("something else")
 
 
 def counted(model: ModelConfig, n_seqs: int) -> float:

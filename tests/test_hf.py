@@ -17,6 +17,7 @@ from ladder_jax import hf, parallel
 from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.documents import Document
 from ladder_jax.data.tokenizer import train_bpe
+from ladder_jax.hf import checkpoint
 from ladder_jax.hf import weights as weights_
 from ladder_jax.hf.config import to_config
 from ladder_jax.models import decoder
@@ -313,7 +314,7 @@ def test_nothing_half_written_is_left(tmp_path, params, tokenizer, monkeypatch):
 
 
 def test_a_fingerprint_tells_models_apart(tmp_path, params, monkeypatch):
-    monkeypatch.setattr(hf, "_PIECE", 64)
+    monkeypatch.setattr(checkpoint, "_PIECE", 64)
     out, again = tmp_path / "a", tmp_path / "b"
     hf.write(out, BIG, params)
     hf.write(again, BIG, params)

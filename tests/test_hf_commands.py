@@ -204,7 +204,7 @@ def test_an_import_is_made_once(tmp_path, params, capsys):  # noqa: F811
     importing(source, out)
     assert "already" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == made
-    refused(lambda: importing(source, out, 1e6), "batch_seqs", "another --out")
+    refused(lambda: importing(source, out, 1e6), "batch_seqs", "another")
     other = tmp_path / "b" / "source"
     hf.write(other, BIG, jax.tree.map(lambda x: x + 1, params))
     refused(lambda: importing(other, out), "other weights", "another --out")

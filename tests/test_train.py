@@ -211,7 +211,7 @@ def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
 
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = mesh_of(data=4, fsdp=2)
-    with pytest.raises(InputError, match="batch_seqs 12 does not divide over 8 data x fsdp dev"):
+    with pytest.raises(InputError, match="`batch_seqs` 12 does not divide over 8 data x fsdp dev"):
         parallel.micro_batches(12, MeshConfig(), mesh)
     with pytest.raises(InputError, match=r"micro_seqs 2 does not divide the 3 .* one of 1, 3"):
         parallel.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
@@ -465,7 +465,7 @@ def test_an_unwritable_directory_is_one_line(run, tmp_path, cache):
 
 
 def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
-    with pytest.raises(InputError, match="batch_seqs 6 does not divide over 8"):
+    with pytest.raises(InputError, match="`batch_seqs` 6 does not divide over 8"):
         runs.train_and_score(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
     with pytest.raises(InputError, match="needs 6 devices, there are 8"):
         parallel.make_mesh(MeshConfig(data=2, fsdp=3))

@@ -1,4 +1,4 @@
-"""Training steps compiled ahead of time for hardware that is not here."""
+"""Training steps compiled ahead of time, for hardware that this machine does not have."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _SIZES = {  # theirs: ours
     "vocab_size": "vocab_size",
     "max_position_embeddings": "seq_len",
 }
-_ONLY = {  # what our decoder does; absent or null means the same
+_ONLY = {  # what our decoder does, as does a file in which the field is absent or null
     "architectures": [_ARCHITECTURE],
     "hidden_act": "silu",
     "attention_bias": False,
@@ -32,12 +32,12 @@ _ONLY = {  # what our decoder does; absent or null means the same
 def read_config(directory: str | Path) -> ModelConfig:
     """The model that a directory's `config.json` describes.
 
-    Key and value heads as many as the others are read as `n_kv_heads=0`; `scan_layers` and
-    `remat`, of which the file knows nothing, stay off.
+    As many key and value heads as query heads are read as `n_kv_heads=0`; `scan_layers` and
+    `remat`, which the file does not have, stay off.
 
     Raises:
         InputError: the file is absent or damaged, a field is missing or ill-typed, or our decoder
-            does not do what it asks for.
+            cannot do what it asks for.
     """
     path = Path(directory) / CONFIG_FILE
     config = _load(path)
@@ -74,8 +74,8 @@ def to_config(model: ModelConfig, dtype: str, end_of_text: int | None) -> dict[s
     """The content of a `config.json` that transformers 4 and 5 both understand.
 
     Args:
-        model: what the weights are of.
-        dtype: of the weights, `float32` or `bfloat16`.
+        model: the model of the weights.
+        dtype: that of the weights, `float32` or `bfloat16`.
         end_of_text: id of the token that ends a document, if there is a tokenizer.
     """
     sizes = {theirs: getattr(model, ours) for theirs, ours in _SIZES.items()}

@@ -1,7 +1,7 @@
 """The OLMo 2 decoder: token ids in, logits out.
 
-Layers are stored stacked, one leading axis, whether they are unrolled (default, fastest on CPU) or
-scanned (deep models, fast compiles): a checkpoint does not depend on the choice.
+Layers are stored stacked along a leading axis, whether they are unrolled (default, fastest on CPU)
+or scanned (deep models, fast compiles): a checkpoint does not depend on the choice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A run's directory: which run it holds, what was measured, and whether the run is done.
+"""A run's directory: its config, the steps that are saved and measured, whether the run is done.
 
 Holds `config.json`, `metrics.jsonl`, `checkpoints/` and `evals/`.  Needs no accelerator library.
 """
@@ -22,7 +22,7 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
         InputError: it belongs to another config.
     """
     if not str(directory) or directory == Path("."):
-        raise InputError("--out must name a directory of the run's own")
+        raise InputError("`out` must name a directory of the run's own")
     path = directory / "config.json"
     if not path.is_file():
         return False
@@ -32,7 +32,7 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
         key, there, here = config_text.first_difference(there_is, here_is)
         raise InputError(
             f"{directory} belongs to another config ({key} is {there!r} there, {here!r} here): "
-            "choose another --out"
+            "choose another `out`"
         )
     return True
 
@@ -60,7 +60,7 @@ def checkpoint_steps(run: RunConfig) -> list[int]:
 
 
 def scored_steps(run: RunConfig) -> list[int]:
-    """The checkpoints that are scored: `eval.n_checkpoints` of those saved, the last included."""
+    """The steps that are scored: `eval.n_checkpoints` of those saved, the last included."""
     saved = checkpoint_steps(run)
     n = min(run.eval.n_checkpoints, len(saved))
     return [saved[math.ceil(k * len(saved) / n) - 1] for k in range(1, n + 1)]
@@ -73,7 +73,7 @@ def is_scored(run: RunConfig, directory: Path, step: int) -> bool:
 
 
 def is_done(run: RunConfig, directory: Path) -> bool:
-    """Whether the run is trained, and every checkpoint measured that is to be."""
+    """Whether the run is trained and every checkpoint of `scored_steps` is measured."""
     steps = scored_steps(run)
     return is_trained(run, directory) and all(is_scored(run, directory, s) for s in steps)
 
@@ -84,7 +84,7 @@ def scores_path(directory: Path, step: int) -> Path:
 
 
 def added_scores_path(directory: Path, step: int) -> Path:
-    """Where the score store of tasks added to a step later is kept."""
+    """Where the score store of tasks that were added to a step later is kept."""
     return directory / "evals" / f"tasks-{step:08d}.parquet"
 
 
@@ -96,7 +96,7 @@ def eval_path(directory: Path, step: int, name: str) -> Path:
 def write_eval(
     directory: Path, step: int, task: str, values: dict[str, float], n_examples: int
 ) -> None:
-    """Keeps the metrics of one task at one step, for `measure`."""
+    """Writes the metrics of one task at one step."""
     content = {"step": step, "task": task, "values": values, "n_examples": n_examples}
     text = json.dumps(content, indent=2) + "\n"
     write_atomically(

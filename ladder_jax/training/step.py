@@ -1,4 +1,4 @@
-"""The one jitted step that changes the training state."""
+"""The jitted training step."""
 
 from __future__ import annotations
 
