@@ -105,7 +105,7 @@ def counted(model: ModelConfig, n_seqs: int) -> float:
     run = replace(RUN, model=model, batch_seqs=n_seqs, mesh=MeshConfig())
     mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
     with parallel.use_mesh(mesh):
-        return aot._lower(run, mesh, 1)[0].cost_analysis()["flops"]
+        return compile_._lower(run, mesh, 1)[0].cost_analysis()["flops"]
 
 
 def test_flops_of_few_layers_and_sequences_give_those_of_all():
@@ -118,7 +118,7 @@ def test_flops_before_compiling_are_those_after_and_near_the_closed_form():
     run = replace(run, batch_seqs=1, mesh=MeshConfig())
     mesh = parallel.make_mesh(run.mesh, jax.devices()[:1])
     with parallel.use_mesh(mesh):
-        lowered, _ = aot._lower(run, mesh, 1)
+        lowered, _ = compile_._lower(run, mesh, 1)
         before, after = lowered.cost_analysis(), lowered.compile().cost_analysis()
     assert before["flops"] == pytest.approx(after["flops"], rel=0.05)
     assert before["flops"] == pytest.approx(aot.closed_form_flops(run), rel=0.15)

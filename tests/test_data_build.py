@@ -376,8 +376,8 @@ def test_processes_that_read_end_with_their_parent(whole, tmp_path, number):
 def test_a_run_must_fit_what_was_built(whole):
     data = DataConfig(source="built", path=str(whole), vocab_size=300)
     for changed, seq_len, line in (
-        (data, 64, "was built with model.seq_len 32, the run has 64"),
-        (DataConfig(source="built", path=str(whole)), L, "data.vocab_size 300, the run has 1024"),
+        (data, 64, "was built with `model.seq_len` 32, the run has 64"),
+        (DataConfig(source="built", path=str(whole)), L, "`data.vocab_size` 300, the run has 1024"),
         (DataConfig(source="built", path="nowhere"), L, "run: ladder data build --mixture FILE"),
         (DataConfig(source="built", path="gs://a/b"), L, "gs://a/b: shards are read from a local"),
     ):
@@ -391,9 +391,9 @@ BAD = {
         {"sources": {"a": {"path": "x", "weigt_": 1}}},
         "`sources.a`: The fields `weigt_`",
     ),
-    "kind": ({"sources": {"a": {"path": "x", "kind": "csv"}}}, "kind 'csv' is none of jsonl"),
+    "kind": ({"sources": {"a": {"path": "x", "kind": "csv"}}}, "`kind` 'csv' is none of jsonl"),
     "type": ({"n_tokens": "many"}, "`n_tokens`: Couldn't parse 'many'"),
-    "none": ({"sources": {}}, "sources is empty"),
+    "none": ({"sources": {}}, "`sources` is empty"),
     "name": ({"sources": {"a/b": {"path": "x"}}}, "'a/b': use letters, digits"),
 }
 

@@ -127,7 +127,8 @@ def test_a_node_that_does_not_see_the_directory_says_so(run, tmp_path):  # noqa:
 
 _LOCAL = """
 import pathlib, sys
-from ladder_jax import launch, preemption
+from ladder_jax import launch
+from ladder_jax.runtime import preemption
 from ladder_jax.config import RunConfig
 from ladder_jax.config_text import load_json
 if __name__ == "__main__":

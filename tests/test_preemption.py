@@ -21,7 +21,8 @@ from tests.test_data import story
 
 KILLED_WHILE_IT_SAVES = """
 import os, signal, sys
-from ladder_jax import checkpoint, cli
+from ladder_jax import cli
+from ladder_jax.training import checkpoint
 save = checkpoint.Checkpoints.save
 def killed(self, step, *rest):
     save(self, step, *rest)
@@ -81,7 +82,7 @@ def check_equal(run, directory, whole):
 def test_sigterm_in_an_evaluation_loses_nothing(
     run, cache, whole, tmp_path, monkeypatch, workers, nth
 ):
-    """Told to end at the nth poll of the evaluations: the first is in training, the last after."""
+    """A stop is requested at the nth poll of the evaluations: the first is in training, the last after."""
     real, polls = preemption.check, []
 
     def check():

@@ -213,7 +213,7 @@ def test_a_batch_that_does_not_divide_is_refused():
     mesh = mesh_of(data=4, fsdp=2)
     with pytest.raises(InputError, match="`batch_seqs` 12 does not divide over 8 data x fsdp dev"):
         parallel.micro_batches(12, MeshConfig(), mesh)
-    with pytest.raises(InputError, match=r"micro_seqs 2 does not divide the 3 .* one of 1, 3"):
+    with pytest.raises(InputError, match=r"micro_seqs` 2 does not divide the 3 .* one of 1, 3"):
         parallel.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
     assert parallel.micro_batches(24, MeshConfig(micro_seqs=1), mesh) == 3
 
@@ -295,7 +295,7 @@ def test_losses_cover_the_same_text_in_nats_and_bytes(run, cache):
     bits = np.log2(304) * whole.n_tokens / whole.n_bytes
     assert uniform["lm_bpb"] == pytest.approx(bits, rel=1e-6)
     few = heldout.Heldout.of(packed, 100)
-    assert len(few.rows) == 7
+    assert few.n_sequences == 7
     assert few.n_bytes < whole.n_bytes
 
 

@@ -142,9 +142,9 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
     Raises:
         InputError: the mesh does not fit the chips, the batch or the model.
     """
-    nowhere = parallel.abstract_mesh(run.mesh, slice_.n_chips)
-    parallel.check_fit(architecture(run.model).divisibility(run.model), nowhere)
-    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, nowhere)
+    abstract = parallel.abstract_mesh(run.mesh, slice_.n_chips)
+    parallel.check_fit(architecture(run.model).divisibility(run.model), abstract)
+    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, abstract)
     mesh = parallel.make_mesh(run.mesh, devices(slice_))
     begin = time.perf_counter()
     with parallel.use_mesh(mesh):

@@ -42,7 +42,7 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class BuildResult:
-    """What a call of `build` did.
+    """Result of a call of `build`.
 
     Attributes:
         index: the content of `index.json`.
@@ -146,7 +146,7 @@ def _plan(mixture: Mixture, root: epath.Path) -> dict[str, Any]:
 
 
 def _in_order(units: list[Unit], seed: str) -> list[Unit]:
-    """Shuffled, so that the first units stand for the source."""
+    """Shuffled, so that the first units represent the source."""
     return sorted(units, key=lambda u: hashlib.sha256(f"{seed}/{json.dumps(u)}".encode()).digest())
 
 

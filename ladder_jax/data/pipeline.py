@@ -32,12 +32,12 @@ from ladder_jax.models.protocol import Batch
 from ladder_jax.runtime import processes
 
 _ENCODE_AT_ONCE = 512
-_FORMAT = 1  # of the packed files; a change makes them anew
+_FORMAT = 1  # of the packed files; a change packs again
 
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed dataset holds.
+    """Facts about a packed dataset.
 
     Attributes:
         seq_len: L.

@@ -57,7 +57,7 @@ def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
     """The ids of each text in order, with an end of text after it.
 
     To bound memory, about a million characters are encoded at once.  A longer text is cut before a
-    space between two words, where byte-level BPE begins a token anyhow.
+    space between two words, where byte-level BPE begins a token in any case.
     """
     end = end_of_text(tokenizer)
     for group in _groups(texts):

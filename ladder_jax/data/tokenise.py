@@ -33,7 +33,7 @@ _tokenizer: Tokenizer | None = None
 
 
 def stem(source: str, number: int) -> str:
-    """How the names of a unit's files begin, under the root."""
+    """The common beginning of the names of a unit's files, under the root."""
     return f"{SHARDS}/{source}-{number:06d}"
 
 

@@ -65,7 +65,7 @@ class HarnessLM(TemplateLM):
         params: float32 or bfloat16.
         tokenizer: special tokens that it puts before a text (BOS) begin every context.
         window: longest input in tokens; by default `seq_len` of the model.
-        end_of_text: id that stands where there is no context and no BOS; by default the
+        end_of_text: id that replaces a missing context if there is no BOS; by default the
             tokenizer's `<|endoftext|>`.
         mesh: the devices of the parameters; by default the active mesh, if any.
 

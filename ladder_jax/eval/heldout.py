@@ -32,14 +32,19 @@ class Heldout:
     """Evenly spaced held-out sequences.
 
     Attributes:
-        rows: tokens, int32 of shape (M, L + 1).
+        rows: the sequences, as in training batches.
         n_tokens: predicted tokens.
         n_bytes: UTF-8 bytes of the predicted tokens' text.
     """
 
-    rows: np.ndarray
+    rows: Batch
     n_tokens: int
     n_bytes: int
+
+    @property
+    def n_sequences(self) -> int:
+        """Sequences M."""
+        return len(jax.tree.leaves(self.rows)[0])
 
     @classmethod
     def of(cls, packed: Packed, n_tokens: int) -> Heldout:
@@ -49,7 +54,7 @@ class Heldout:
         index = np.linspace(0, len(sequences) - 1, wanted).round().astype(int)
         rows = np.stack([np.asarray(sequences[int(i)]) for i in index])
         targets = rows[:, 1:][rows[:, 1:] != PADDING]
-        return cls(rows, targets.size, int(token_bytes(packed)[targets].sum()))
+        return cls({"tokens": rows}, targets.size, int(token_bytes(packed)[targets].sum()))
 
 
 def token_bytes(packed: Packed) -> np.ndarray:
@@ -64,17 +69,22 @@ def measure(model: ModelConfig, params: Params, heldout: Heldout) -> dict[str, f
     function, nats = _sequence_nats(model, parallel.active_mesh()), 0.0
     shards = parallel.row_shards()
     at_once = -(-ROWS // shards) * shards
-    for start in range(0, len(heldout.rows), at_once):
+    for start in range(0, heldout.n_sequences, at_once):
         preemption.check()
-        rows = np.full((at_once, heldout.rows.shape[1]), PADDING, np.int32)
-        part = heldout.rows[start : start + at_once]
-        rows[: len(part)] = part
-        found = function(params, parallel.put_rows({"tokens": rows}))
+        part = jax.tree.map(lambda x, i=start: _padded(x[i : i + at_once], at_once), heldout.rows)
+        found = function(params, parallel.put_rows(part))
         nats += float(np.asarray(found, np.float64).sum())
     return {
         "lm_loss": nats / heldout.n_tokens,
         "lm_bpb": nats / math.log(2) / heldout.n_bytes,
     }
+
+
+def _padded(rows: np.ndarray, n: int) -> np.ndarray:
+    """`n` rows, the last of them padding."""
+    padded = np.full((n, *rows.shape[1:]), PADDING, rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
 
 
 @functools.cache

@@ -101,7 +101,7 @@ def _calls(plan: Plan) -> Iterator[tuple[int, Call]]:
 
 
 def _take(call: Call, outputs: Any, scores: Scores, answered: np.ndarray) -> None:
-    """Adds a call's cells to its requests; all cells of a request stand in one call."""
+    """Adds a call's cells to its requests; all cells of a request are in one call."""
     loglik, greedy = (np.asarray(x).reshape(-1)[call.cell] for x in outputs)
     requests, place = np.unique(call.request, return_inverse=True)
     scores.loglik[requests] = np.bincount(place, loglik)

@@ -35,8 +35,8 @@ def standard_errors(rows: pd.DataFrame) -> dict[str, float]:
 def items(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """The value of every metric for each document, shape (documents,).
 
-    Documents with one choice have bits per byte alone, and `acc_uncond` stands where every choice
-    has an unconditional score.
+    Documents with one choice have only bits per byte; `acc_uncond` needs an unconditional score of
+    every choice.
 
     Args:
         rows: a store's rows of one task, a row a (document, choice).

@@ -108,7 +108,7 @@ def _split(bundle: Bundle) -> Iterator[Bundle]:
 
 
 def _shared(bundle: Bundle) -> Ids:
-    """What a prefix may cover: tokens common to all contexts, but not the last of the shortest."""
+    """The longest prefix that a bundle allows: common to all contexts, and shorter than each."""
     first, *others = bundle.contexts
     n = min([len(first) - 1, *(len(c) - 1 for c in others), *(_common(first, c) for c in others)])
     return first[:n]

@@ -29,7 +29,7 @@ _PATIENCE = 3
 
 
 class Evaluation(NamedTuple):
-    """What every checkpoint of a run is scored on.
+    """Held-out text and tasks, on which every checkpoint of a run is scored.
 
     Attributes:
         text: fingerprint of the run's text.
@@ -152,4 +152,6 @@ def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, param
         if parallel.is_primary():
             store.write(scores, run_directory.scores_path(directory, step))
     if parallel.is_primary():
-        run_directory.write_eval(directory, step, "heldout", measured, len(evaluation.heldout.rows))
+        run_directory.write_eval(
+            directory, step, "heldout", measured, evaluation.heldout.n_sequences
+        )

@@ -132,7 +132,7 @@ def score_into(
 
 
 class _Origin(NamedTuple):
-    """What the scores of a store are of."""
+    """The weights of a store's scores, and their run."""
 
     weights: str
     cells: dict[str, Any]
@@ -142,7 +142,7 @@ class _Origin(NamedTuple):
 def _not_held(
     prepared: Sequence[PreparedTasks], held: pd.DataFrame | None, origin: _Origin
 ) -> list[tuple[PreparedTasks, str]]:
-    """What is still to be scored, each with the key that it will be stored under."""
+    """Tasks that the store lacks, each with the key that it will be stored under."""
     known = held.attrs["keys"] if held is not None else {}
     todo = []
     for tasks in prepared:

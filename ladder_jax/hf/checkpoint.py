@@ -170,7 +170,7 @@ def check_vacant(directory: str | Path) -> None:
 def _check_shapes(model: ModelConfig, params: Params, directory: Path) -> None:
     expected = jax.tree.map(lambda x: x.shape, shapes_of(model))
     if jax.tree.map(lambda x: x.shape, params) != expected:
-        raise InputError(f"{directory}: the parameters are not those of the model to be written")
+        raise InputError(f"{directory}: the parameters are not of the model to be written")
 
 
 def _end_of_text(path: Path, model: ModelConfig) -> int | None:

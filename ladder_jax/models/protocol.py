@@ -1,4 +1,4 @@
-"""What training, checkpoints, evaluation and file formats know of a model: `Architecture`.
+"""The interface of a model family, `Architecture`: all that the rest of the package knows of it.
 
 A model family is one module, such as `models.decoder`, whose functions are the members of
 `Architecture`; the module itself is the implementation.  `models.registry` names it beside the type

@@ -39,7 +39,7 @@ Hook = Callable[[int, Params], None]  # (step, parameters after it)
 
 
 class _Layout(NamedTuple):
-    """How a step's batch lies on the devices."""
+    """The devices, and how a step's batch is divided among them."""
 
     mesh: Any
     n_micro: int
@@ -47,7 +47,7 @@ class _Layout(NamedTuple):
 
 
 class _Session(NamedTuple):
-    """What stays the same while a process trains; `log` is None where another process writes it."""
+    """The constants of one training process; `log` is None if another process writes it."""
 
     run: RunConfig
     layout: _Layout
