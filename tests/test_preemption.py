@@ -82,7 +82,7 @@ def check_equal(run, directory, whole):
 def test_sigterm_in_an_evaluation_loses_nothing(
     run, cache, whole, tmp_path, monkeypatch, workers, nth
 ):
-    """A stop is requested at the nth poll of the evaluations: the first is in training, the last after."""
+    """A stop is requested at the nth poll of the evaluations: first in training, last after it."""
     real, polls = preemption.check, []
 
     def check():
