@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,7 +136,7 @@ def test_what_is_not_on_the_hub_is_said_in_a_line(hub, tmp_path, monkeypatch):
     def cut(*args, **kwargs):
         raise RuntimeError("peer closed the connection\nafter 7 bytes")
 
-    monkeypatch.setattr(hf.huggingface_hub, "snapshot_download", cut)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", cut)
     refused(lambda: hf.locate("org/model"), "peer closed the connection", "try again")
 
 
