@@ -218,7 +218,7 @@ def test_json_holds_what_checks_read(monkeypatch, capsys):
         (["190M", "v5p:4x4"], "a v5p slice has 3 dimensions"),
         (["190M", "v5e:3x5"], "do not divide over 15 chips"),
         (["190M", "v5e:4x4", "--mesh", "fsdp=8"], "needs 8 devices, there are 16"),
-        (["190M", "v5e:4x4", "--mesh", "fsdp=1,tensor=16"], "n_heads 12 does not divide"),
+        (["190M", "v5e:4x4", "--mesh", "fsdp=1,tensor=16"], " 12 does not divide over"),
         (["190M", "v5e:4x4", "--micro-seqs", "3"], "set it to one of 1, 2, 4, 8"),
         (["190M", "v5e:4x4", "--mesh", "fsdp=16", "--search"], "leave --mesh out"),
     ],
