@@ -80,7 +80,7 @@ def transformers(directory: str, dtype: str) -> Nats:
     return score
 
 
-def _requests(questions: scoring.Questions) -> Iterator[tuple[int, np.ndarray, int]]:
+def _requests(questions: scoring.PreparedTasks) -> Iterator[tuple[int, np.ndarray, int]]:
     """(request, all its tokens, tokens of its continuation)."""
     for bundle in questions.requests.bundles:
         for context, continuation, number in zip(
@@ -89,7 +89,7 @@ def _requests(questions: scoring.Questions) -> Iterator[tuple[int, np.ndarray, i
             yield number, np.concatenate([context, continuation]), len(continuation)
 
 
-def compare(questions: scoring.Questions, ours: np.ndarray, score: Nats, name: str) -> dict:
+def compare(questions: scoring.PreparedTasks, ours: np.ndarray, score: Nats, name: str) -> dict:
     """Largest difference a token, and documents whose best choice differs."""
     theirs, lengths = np.full(len(ours), np.nan), np.ones(len(ours))
     requests = sorted(_requests(questions), key=lambda r: (len(r[1]), r[2]))

@@ -168,7 +168,7 @@ def _read(out: Path, workers: int) -> dict[str, Any]:
         next(ahead)
         begin, n = time.perf_counter(), 0
         while time.perf_counter() - begin < _READ_S:
-            n += next(ahead)[:, 1:].size
+            n += next(ahead)["tokens"][:, 1:].size
     rate = n / (time.perf_counter() - begin)
     return {"measured": "read", "workers": workers, "tokens_per_s": round(rate)}
 

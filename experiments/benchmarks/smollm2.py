@@ -19,8 +19,8 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,9 @@ from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.downloads import wheels
 from ladder_jax.eval import loglik, metrics, packing, requests, store
-from ladder_jax.models import decoder
-from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.models import registry
+from ladder_jax.models.layers import visible
+from ladder_jax.models.protocol import Prefix
 from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 from ladder_jax.tasks import olmes
@@ -101,7 +102,7 @@ class Llama:
         mask = jnp.tril(jnp.ones((length, length), bool))[None] if mask is None else mask
         bias = visible(mask)[:, None, None]
         if prefix is not None:
-            before = jnp.broadcast_to(prefix.bias, (*bias.shape[:-1], prefix.bias.size))
+            before = jnp.broadcast_to(visible(prefix.mask), (*bias.shape[:-1], prefix.mask.size))
             bias = jnp.concatenate([before, bias], axis=-1)
 
         def step(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
@@ -230,13 +231,18 @@ def plain(config: LlamaConfig, params: Any, asked: Any) -> np.ndarray:
     return np.array(found)
 
 
+def _no_counts(config: LlamaConfig) -> Any:
+    raise NotImplementedError
+
+
 def scored(config: LlamaConfig, params: Any, plan: packing.Plan) -> np.ndarray:
     """The log-likelihood of each request, by the packed scorer."""
     scores = loglik.start(plan)
-    with mock.patch.object(decoder, "bind", Llama):  # it knows no other decoder
-        calls = loglik.partial(config, params, plan, scores)  # pyright: ignore[reportArgumentType]
-        for _ in tqdm(calls, "scoring", plan.n_calls, leave=False, disable=None):
-            pass
+    family: Any = SimpleNamespace(bind=Llama)  # scoring needs no more of it
+    registry.register(LlamaConfig, registry.Family(lambda: family, _no_counts))
+    calls = loglik.partial(config, params, plan, scores)  # pyright: ignore[reportArgumentType]
+    for _ in tqdm(calls, "scoring", plan.n_calls, leave=False, disable=None):
+        pass
     return scores.loglik
 
 

@@ -92,7 +92,7 @@ def _ours(kind: str, home: Path) -> tuple[Callable, Callable]:
 
     def train(batch: np.ndarray, i: int) -> float:
         with parallel.use_mesh(mesh):
-            states[0], metrics = function(states[0], batch[None], SCHEDULE)
+            states[0], metrics = function(states[0], {"tokens": batch[None]}, SCHEDULE)
         return float(metrics["loss"])
 
     matrix = jnp.asarray(_matrix())

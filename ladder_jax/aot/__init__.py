@@ -1,1 +1,1 @@
-"""Training steps compiled ahead of time for hardware that is not here."""
+"""Training steps compiled ahead of time, for hardware that this machine does not have."""

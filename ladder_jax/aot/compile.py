@@ -1,4 +1,4 @@
-"""A training step compiled for a TPU slice that is not here: memory, FLOPs, collectives.
+"""Compiles a training step for a TPU slice without having one: memory, FLOPs, collectives.
 
 libtpu's compiler is the one that real TPUs use; it needs a description of the devices, not them.
 """
@@ -13,13 +13,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import numpy as np
 from jax.experimental import topologies
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, RunConfig
 from ladder_jax.models import counts
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime.hardware import CHIPS, Chip
 from ladder_jax.training import initialize, schedule, step
 
@@ -30,7 +30,7 @@ _COLLECTIVE = re.compile(
     r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
 _FUSED_REDUCE_SCATTER = re.compile(r"%all-reduce-scatter\S* \(")
-_NEEDED = (  # what the compiler says where a program does not fit
+_NEEDED = (  # the compiler's messages about a program that does not fit
     re.compile(r"memory required for HLO temporaries \(([\d.]+)([KMGT]?)\)"),
     re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm"),
 )
@@ -51,13 +51,12 @@ class Compiled:
     """A step for all chips, compiled; bytes are of one chip.
 
     Attributes:
-        fits: whether the compiler took it, and arguments, temporaries and code go into the memory.
+        fits: whether it compiles, and arguments, temporaries and code fit the memory.
         bytes_parameters: float32 master weights.
         bytes_optimizer: both moments.
         bytes_activations: all temporaries: activations, gradients, gathered weights.
         bytes_total: these, the batch and the program.
-        collectives: kind, as HLO names it -> how many stand in the program; a loop's body is
-            counted once.
+        collectives: kind, as HLO names it -> number in the program; a loop's body counts once.
     """
 
     fits: bool
@@ -71,7 +70,7 @@ class Compiled:
 
     @property
     def short_by(self) -> int:
-        """Bytes that a chip lacks."""
+        """Bytes that a chip has too few; 0 if the step fits."""
         return 0 if self.fits else max(self.bytes_total - self.hbm_bytes, 0)
 
 
@@ -105,28 +104,28 @@ def devices(slice_: Topology) -> list[Any]:
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=slice_.name).devices
     except jax.errors.JaxRuntimeError as e:
-        raise InputError(f"topology {slice_.name!r}: {str(e).splitlines()[0]}") from None
+        raise InputError(f"topology {slice_.name!r}: {first_line(e)}") from None
     return list(found)
 
 
 def layouts(run: RunConfig, n_chips: int) -> list[MeshConfig]:
-    """Meshes of all chips over which batch and parameters divide.
+    """Meshes of all chips over which batch and parameters divide, best first.
 
-    In the order of what to try: the least tensor parallelism, then the fewest copies.
+    The least tensor parallelism comes first, then the fewest copies of the parameters.
 
     Raises:
         InputError: there is none.
     """
-    model, found = run.model, []
-    for tensor in divisors(math.gcd(n_chips, model.kv_heads, model.d_ff, model.vocab_size)):
+    widths, found = architecture(run.model).divisibility(run.model), []
+    for tensor in divisors(math.gcd(n_chips, parallel.widest(widths, "tensor"))):
         rows = n_chips // tensor
-        fsdp = math.gcd(rows, model.d_model)
+        fsdp = math.gcd(rows, parallel.widest(widths, "fsdp"))
         if run.batch_seqs % rows == 0:
             found.append(MeshConfig(rows // fsdp, fsdp, tensor))
     if not found:
         raise InputError(
             f"{run.batch_seqs} sequences of {run.size} do not divide over {n_chips} chips, however "
-            "they are split: take a smaller slice or another --batch-seqs"
+            "they are split: take a smaller slice or another `batch_seqs`"
         )
     return found
 
@@ -135,17 +134,17 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
     """Compiles a run's step on its own mesh of all chips of a slice.
 
     Args:
-        run: its `mesh` and `model` say how.
-        slice_: where.
-        effort: of the compiler, `LEAST_EFFORT` to 0; with the least it takes a third of the time
-            and its program more memory.
+        run: the run, on the mesh that it names.
+        slice_: the chips.
+        effort: the compiler's, from `LEAST_EFFORT` to 0; the least takes a third of the time, and
+            gives a program that needs more memory.
 
     Raises:
         InputError: the mesh does not fit the chips, the batch or the model.
     """
-    nowhere = parallel.abstract_mesh(run.mesh, slice_.n_chips)
-    parallel.check_fit(run.model, nowhere)
-    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, nowhere)
+    abstract = parallel.abstract_mesh(run.mesh, slice_.n_chips)
+    parallel.check_fit(architecture(run.model).divisibility(run.model), abstract)
+    n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, abstract)
     mesh = parallel.make_mesh(run.mesh, devices(slice_))
     begin = time.perf_counter()
     with parallel.use_mesh(mesh):
@@ -177,8 +176,11 @@ def compile_step(run: RunConfig, slice_: Topology, effort: float = 0.0) -> Compi
 
 def _lower(run: RunConfig, mesh: Any, n_micro: int) -> tuple[Any, initialize.TrainState]:
     state = initialize.abstract_state(run, mesh)
-    shape = (n_micro, run.batch_seqs // n_micro, run.model.seq_len + 1)
-    batch = jax.ShapeDtypeStruct(shape, np.int32, sharding=parallel.micro_batch_sharding(mesh))
+    micro = architecture(run.model).abstract_batch(run.model, run.batch_seqs // n_micro)
+    shards = parallel.micro_batch_sharding(mesh)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((n_micro, *x.shape), x.dtype, sharding=shards), micro
+    )
     jitted = step.make_step(run.model, initialize.constants_of(run.optim), mesh)
     return jitted.lower(state, batch, schedule.schedule_of(run.optim, run.n_steps)), state
 
@@ -186,9 +188,9 @@ def _lower(run: RunConfig, mesh: Any, n_micro: int) -> tuple[Any, initialize.Tra
 def step_flops(run: RunConfig) -> int:
     """FLOPs of a whole step as XLA counts them, nothing recomputed and attention not halved.
 
-    XLA counts a loop's body once, and a kernel's work as its author says.  So it is asked about one
-    and two sequences through one and two unrolled layers of plain attention, the loss in one piece,
-    and the rest is linear.
+    XLA counts a loop's body once, and a kernel's work as its author declares it.  So the counts are
+    taken of one and two sequences through one and two unrolled layers of plain attention, the loss
+    in one piece; FLOPs are linear in both numbers.
     """
 
     def counted(n_layers: int, n_seqs: int) -> float:
@@ -236,7 +238,7 @@ def count_collectives(hlo: str) -> dict[str, int]:
 
 
 def _needed(message: str) -> int:
-    """Bytes that a program needs, from the compiler's complaint."""
+    """Bytes that a program needs, from the compiler's error message."""
     for pattern in _NEEDED:
         if match := pattern.search(message):
             return round(float(match[1]) * _UNITS[match[2]])
@@ -244,12 +246,12 @@ def _needed(message: str) -> int:
 
 
 def _own_bytes(tree: Any) -> int:
-    """Bytes of one device's parts of a tree of shapes with shardings."""
+    """Bytes that one device holds of a tree of shapes with shardings."""
     return sum(
         math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree)
     )
 
 
 def divisors(n: int) -> list[int]:
-    """Of a positive number, ascending."""
+    """The divisors of a positive number, ascending."""
     return [d for d in range(1, n + 1) if n % d == 0]

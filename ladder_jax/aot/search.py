@@ -1,4 +1,4 @@
-"""The fastest way for a step through a slice of TPUs that its memory allows.
+"""Finds the mesh, recomputation and micro-batch of a step that fit a slice of TPUs and are fastest.
 
 In the order of expected speed: less tensor parallelism, then less recomputation, then larger
 micro-batches.
@@ -32,7 +32,7 @@ def search(
     Args:
         run: what to compile; its mesh and its remat policy are replaced.
         meshes: to try, in order.
-        compile_step: (run, effort) -> what the compiler says.
+        compile_step: (run, effort) -> the compiled step; see `aot.compile_step`.
     """
     with tqdm(desc=f"{run.size}: compiles", unit="", disable=None, leave=False) as bar:
 
@@ -69,7 +69,7 @@ def configured(run: RunConfig, mesh: MeshConfig, remat: str) -> RunConfig:
 
 
 def overrides(run: RunConfig) -> list[str]:
-    """The arguments of `ladder train` that lay a run out as this one."""
+    """Arguments of `ladder train` that give a run the layout of this one."""
     values = {
         "mesh.data": run.mesh.data,
         "mesh.fsdp": run.mesh.fsdp,

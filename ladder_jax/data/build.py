@@ -1,10 +1,11 @@
-"""`ladder data build`: a mixture made into shards by worker processes, resumable at any moment.
+"""`ladder data build`: worker processes make a mixture into shards, resumable at any moment.
 
-Units of the sources are made in an order that the mixture fixes, each to shards that depend on it
-alone (`tokenise`), until a source has given its share.  So neither the number of workers nor being
-killed shows in what comes out.  `plan.json` pins the units before the first is read; `index.json`
-is written last, and makes the build one.  Documents are mixed when they are read: `Packed.batches`
-draws from all shards, and begins again in a source that holds fewer tokens than its share.
+Units of the sources are taken in an order that the mixture fixes, each to shards that depend on it
+alone (`tokenise`), until a source has given its share.  So the result depends neither on the number
+of workers nor on being killed.  `plan.json` pins the units before the first is read; `index.json`
+is written last and makes the build complete.  Documents are mixed when they are read:
+`Packed.batches` draws from all shards, and begins again in a source that holds fewer tokens than
+its share.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ladder_jax.data.documents import Document
 from ladder_jax.data.mixture import Mixture
 from ladder_jax.data.readers import Unit
 from ladder_jax.data.shards import end_of_text
-from ladder_jax.data.tokenise import Task
+from ladder_jax.data.tokenise import UnitJob
 from ladder_jax.data.tokenizer import train_bpe
 
 _MB = 1_000_000
@@ -40,13 +41,13 @@ PLAN = "plan.json"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a call of `build` did.
+class BuildResult:
+    """Result of a call of `build`.
 
     Attributes:
-        index: as in `index.json`.
+        index: the content of `index.json`.
         made: units made by this call.
-        found: units that were there, their checksums right.
+        found: units that were there already, with the right checksums.
     """
 
     index: dict[str, Any]
@@ -56,7 +57,7 @@ class Outcome:
 
 @dataclass
 class _Source:
-    """How far one source is."""
+    """Progress of one source."""
 
     name: str
     units: list[Unit]
@@ -66,7 +67,7 @@ class _Source:
     _round: int = 0  # the first unit of those that are known by now and were not before
 
     def next(self) -> int | None:
-        """The unit to start now; None if none is needed, or known, at present."""
+        """The unit to start now; None if none is needed, or none is known yet."""
         n_running = self.started - len(self.made)
         records = sum(made["train"]["records"] for made in self.made.values())
         expected = records + n_running * records / max(1, len(self.made))
@@ -88,15 +89,15 @@ class _Source:
         return [m for m, held in zip(order, before, strict=False) if held < self.gives]
 
 
-def build(mixture: Mixture, out: str, workers: int, progress: bool = True) -> Outcome:
-    """Builds, resumes or verifies; a shard that is damaged is made anew.
+def build(mixture: Mixture, out: str, workers: int, progress: bool = True) -> BuildResult:
+    """Builds, resumes or verifies; makes damaged shards again.
 
     Memory: each worker holds the tokenizer and about a megabyte of text at a time, this process the
     list of units, whatever the sizes of the sources: 0.4 and 0.3 GB.  A document beyond 5 MB takes
     20 times its size; a sample to train a tokenizer on comes on top.
 
     Args:
-        mixture: what to make.
+        mixture: the sources and their shares.
         out: a directory, or `gs://BUCKET/...`.
         workers: processes.
         progress: draw a bar.
@@ -117,11 +118,11 @@ def build(mixture: Mixture, out: str, workers: int, progress: bool = True) -> Ou
         for source in sources:
             _drop(root, source)
     n_units = sum(len(source.made) for source in sources)
-    return Outcome(index, made=n_units - found, found=found)
+    return BuildResult(index, made=n_units - found, found=found)
 
 
 def _plan(mixture: Mixture, root: epath.Path) -> dict[str, Any]:
-    """What is to be made and of what: as begun before, or now."""
+    """The plan of an earlier call, or a new one."""
     versions = {package: version(package) for package in _PINNED}
     config = draccus.encode(mixture)
     plan = storage.read_json(root / PLAN)
@@ -129,7 +130,7 @@ def _plan(mixture: Mixture, root: epath.Path) -> dict[str, Any]:
         for key, value in config.items():
             if plan["mixture"].get(key) != value:
                 raise InputError(f"{root} belongs to another mixture ({key} differs): use another "
-                                 "--out")  # fmt: skip
+                                 "`out`")  # fmt: skip
         if plan["versions"] != versions and not (root / built.INDEX).exists():
             raise InputError(f"{root}: was begun with {plan['versions']}: install these to go on")
         return plan
@@ -145,7 +146,7 @@ def _plan(mixture: Mixture, root: epath.Path) -> dict[str, Any]:
 
 
 def _in_order(units: list[Unit], seed: str) -> list[Unit]:
-    """Shuffled, so that the first units stand for the source."""
+    """Shuffled, so that the first units represent the source."""
     return sorted(units, key=lambda u: hashlib.sha256(f"{seed}/{json.dumps(u)}".encode()).digest())
 
 
@@ -184,7 +185,7 @@ def _sample(mixture: Mixture, units: dict[str, list[Unit]]) -> Iterator[Document
 def _make_all(
     mixture: Mixture, root: epath.Path, sources: list[_Source], workers: int, progress: bool
 ) -> int:
-    """Makes units until every source has what it gives; returns how many were there."""
+    """Makes units until every source has its share; returns how many were there already."""
     pool = concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn"),
         initializer=tokenise.begin, initargs=(str(root), os.getpid()),
@@ -198,8 +199,8 @@ def _make_all(
             while True:
                 while len(running) < workers and (step := _next(sources)):
                     source, i = step
-                    task = Task(str(root), mixture, source.name, i, source.units[i], source.gives)
-                    running[pool.submit(tokenise.run, task)] = step
+                    job = UnitJob(str(root), mixture, source.name, i, source.units[i], source.gives)
+                    running[pool.submit(tokenise.run, job)] = step
                 if not running:
                     return found
                 for future in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
@@ -230,7 +231,7 @@ def _next(sources: list[_Source]) -> tuple[_Source, int] | None:
 
 
 def _drop(root: epath.Path, source: _Source) -> None:
-    """Removes units that were made ahead and are not needed."""
+    """Removes units that were made in advance and are not needed."""
     for i in sorted(source.made)[len(source.kept()) :]:
         stem = tokenise.stem(source.name, i)
         for name in (f"{stem}.json", *(f"{stem}-{part}.array_record" for part in built.PARTS)):
@@ -238,7 +239,7 @@ def _drop(root: epath.Path, source: _Source) -> None:
 
 
 def _index(mixture: Mixture, plan: dict[str, Any], sources: list[_Source]) -> dict[str, Any]:
-    """Describes the shards.
+    """The content of `index.json`.
 
     Raises:
         InputError: a part holds nothing.
@@ -247,7 +248,7 @@ def _index(mixture: Mixture, plan: dict[str, Any], sources: list[_Source]) -> di
     every = [shard for each in described.values() for shard in each["shards"]]
     held = [shard for shard in every if shard["part"] == "heldout"]
     if not held:
-        raise InputError("no document is held out: raise heldout_fraction, with another --out")
+        raise InputError("no document is held out: raise `heldout_fraction`, with another `out`")
     tokens = {
         "train": sum(each["tokens_given"] for each in described.values()),
         "heldout": sum(shard["tokens"] for shard in held),

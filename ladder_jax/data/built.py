@@ -1,4 +1,4 @@
-"""What `ladder data build` leaves: shards and the index that describes them, opened for reading."""
+"""Opens what `ladder data build` made: shards, and the index that describes them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from fitting.errors import InputError
 from ladder_jax.data import tokenizer
-from ladder_jax.data.shards import PADDING, Records, Segment
+from ladder_jax.data.shards import Records, Segment
+from ladder_jax.models.protocol import PADDING
 
 INDEX = "index.json"
 TOKENIZER = "tokenizer.json"
@@ -61,13 +62,15 @@ class Index:
         try:
             tree = json.loads((directory / INDEX).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise InputError(f"data.path {path!r}: holds no finished build; run: {made}") from None
+            raise InputError(
+                f"`data.path` {path!r}: holds no finished build; run: {made}"
+            ) from None
         except (OSError, ValueError) as e:
             raise InputError(
                 f"{directory / INDEX}: cannot be read: {e}; run again: {made}"
             ) from None
         if tree["format"] != FORMAT:
-            raise InputError(f"{directory / INDEX}: of another version; build it anew: {made}")
+            raise InputError(f"{directory / INDEX}: made by another version: run again: {made}")
         return cls(
             directory=directory,
             seq_len=tree["seq_len"],

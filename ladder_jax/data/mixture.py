@@ -1,4 +1,4 @@
-"""A mixture: which texts, in which shares, tokenised how; the config of `ladder data build`."""
+"""The config of `ladder data build`: texts, their shares, and the tokenizer."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"kind {self.kind!r} is none of {', '.join(KINDS)}")
+            raise InputError(f"`kind` {self.kind!r} is none of {', '.join(KINDS)}")
         if not self.path:
-            raise InputError("path is empty: name files or a dataset")
+            raise InputError("`path` is empty: name files or a dataset")
         if not 0 < self.weight < math.inf:
-            raise InputError("weight must be positive and finite")
+            raise InputError("`weight` must be positive and finite")
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Which tokenizer.
+    """The tokenizer of a mixture.
 
     Attributes:
         path: `dolma2` (`ladder download olmes` fetches it) or a `tokenizer.json`; empty trains a
@@ -64,12 +64,12 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         if self.vocab_size <= 0 or self.sample_mb <= 0:
-            raise InputError("tokenizer.vocab_size and tokenizer.sample_mb must be positive")
+            raise InputError("`tokenizer.vocab_size` and `tokenizer.sample_mb` must be positive")
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Everything that decides the packed data.
+    """All settings that decide the packed data.
 
     Attributes:
         sources: by name (letters, digits, `-` and `_`).
@@ -93,20 +93,20 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.sources:
-            raise InputError("sources is empty: name at least one")
+            raise InputError("`sources` is empty: name at least one")
         for name in self.sources:
             if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-                raise InputError(f"sources: {name!r}: use letters, digits, - and _")
+                raise InputError(f"`sources`: {name!r}: use letters, digits, - and _")
         for name in ("seq_len", "n_tokens", "unit_mb"):
             if getattr(self, name) <= 0:
-                raise InputError(f"{name} must be positive")
+                raise InputError(f"`{name}` must be positive")
         if not 0 < self.heldout_fraction < 1:
-            raise InputError("heldout_fraction must lie between 0 and 1")
+            raise InputError("`heldout_fraction` must lie between 0 and 1")
         if self.seed < 0:
-            raise InputError("seed must not be negative")
+            raise InputError("`seed` must not be negative")
 
     def wanted(self, name: str) -> int:
-        """Training tokens that a source is to give."""
+        """Training tokens that a source must give."""
         total = math.fsum(source.weight for source in self.sources.values())
         return math.ceil(self.n_tokens * self.sources[name].weight / total)
 

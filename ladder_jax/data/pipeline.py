@@ -1,6 +1,6 @@
-"""A run's data: packed once or built beforehand, and its batches read through Grain, or ahead.
+"""A run's data, packed once or built beforehand, and its batches, read through Grain.
 
-The batch of a step depends on (seed, step) alone, and each of its rows can be read for itself.
+The batch of a step depends on (seed, step) alone, and each of its rows can be read by itself.
 """
 
 from __future__ import annotations
@@ -18,28 +18,26 @@ from pathlib import Path
 from typing import Any
 
 import grain
-import numpy as np
 import tokenizers
 from absl import flags
 from tokenizers import Tokenizer
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.config import DataConfig
 from ladder_jax.data import built, sources
 from ladder_jax.data.documents import Document
-from ladder_jax.data.shards import PADDING, Records, Writer, encode, pack
+from ladder_jax.data.shards import Records, Writer, encode
 from ladder_jax.data.tokenizer import load, train_bpe
+from ladder_jax.models.protocol import Batch
 from ladder_jax.runtime import processes
 
-__all__ = ["PADDING", "Packed", "PackedInfo", "pack", "prepare", "read_ahead"]
-
 _ENCODE_AT_ONCE = 512
-_FORMAT = 1  # of the packed files; a change makes them anew
+_FORMAT = 1  # of the packed files; a change packs again
 
 
 @dataclass(frozen=True)
 class PackedInfo:
-    """What a packed dataset holds.
+    """Facts about a packed dataset.
 
     Attributes:
         seq_len: L.
@@ -78,39 +76,36 @@ class Packed:
     def batches(
         self, batch_seqs: int, seed: int, rows: Sequence[int] | None = None
     ) -> grain.MapDataset:
-        """Training batches by step: `batches[step]` is int32 of shape (B, L + 1).
+        """Training batches by step: `batches[step]` is `{"tokens": int32 of shape (B, L + 1)}`.
 
         Each epoch is a new permutation; a batch may straddle two epochs.
 
         Args:
             batch_seqs: B, sequences of a batch.
             seed: of the permutations.
-            rows: of each batch, those that are wanted and read; (len(rows), L + 1).  All by
-                default.
+            rows: those of each batch that are read, in this order; all by default.
         """
         records = self.parts["train"]
         order: Any = grain.MapDataset.range(len(records)).seed(seed).shuffle().repeat()
         wanted = range(batch_seqs) if rows is None else [int(row) for row in rows]
         # One read a batch: a record at a time costs a call through Grain each.
         return grain.MapDataset.range(len(order) // batch_seqs).map(
-            lambda step: records.read(order[step * batch_seqs + row] for row in wanted)
+            lambda step: {"tokens": records.read(order[step * batch_seqs + row] for row in wanted)}
         )
 
 
-def read_ahead(
-    batches: grain.MapDataset, start: int, workers: int
-) -> Generator[np.ndarray, None, None]:
+def read_ahead(batches: grain.MapDataset, start: int, workers: int) -> Generator[Batch, None, None]:
     """Batches `start`, `start + 1`, ... of `Packed.batches`; close it (`contextlib.closing`).
 
     Args:
         batches: by step.
         start: the first step.
-        workers: processes that read, each two batches ahead; 0 reads in this process when asked.
+        workers: processes that read, each two batches ahead; 0 reads in this process on demand.
     """
     reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
     stream = batches[start:].to_iter_dataset(reading)
     if workers:
-        if not flags.FLAGS.is_parsed():  # Grain reads some, and ours is no program of absl
+        if not flags.FLAGS.is_parsed():  # Grain reads flags, and this is no absl program
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
         begin = functools.partial(_begin_reader, os.getpid())
@@ -120,14 +115,14 @@ def read_ahead(
 
 
 def _begin_reader(parent: int, worker: int, n_workers: int) -> None:
-    """No life without the parent, whatever ends it."""
+    """Prepares a reader process, which ends with its parent."""
     processes.live_with(parent)
 
 
 def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
     """Reads, splits, tokenises and packs a corpus; finds it in the cache the second time.
 
-    What `ladder data build` made is opened where it lies.
+    A corpus that `ladder data build` made is opened in place.
 
     Raises:
         InputError: see `built.Index.open`, `sources.load` and `train_bpe`.
@@ -164,7 +159,7 @@ def prepare(config: DataConfig, seq_len: int, cache: Path) -> Packed:
             if not (directory / "info.json").is_file():
                 raise
     except (OSError, RuntimeError) as e:  # the record writer raises RuntimeError
-        raise InputError(f"{directory}: cannot be written: {str(e).splitlines()[0]}") from None
+        raise InputError(f"{directory}: cannot be written: {first_line(e)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return _open(directory)
@@ -189,7 +184,7 @@ def _open_built(config: DataConfig, seq_len: int) -> Packed:
         ("data.vocab_size", config.vocab_size, index.vocab_size),
     ):
         if mine != theirs:
-            raise InputError(f"{config.path}: was built with {name} {theirs}, the run has {mine}")
+            raise InputError(f"{config.path}: was built with `{name}` {theirs}, the run has {mine}")
     info = PackedInfo(
         seq_len=seq_len,
         n_sequences={part: len(records) for part, records in index.parts.items()},

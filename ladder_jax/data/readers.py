@@ -1,4 +1,4 @@
-"""Where a mixture's documents come from: a source is cut into units, each read as a stream.
+"""Readers of a mixture's sources: a source is cut into units, each read as a stream.
 
 A unit is a JSON object that says what to read; its documents and their order depend on it alone, so
 that any process can read it at any time.  JSONL is cut by bytes of the decompressed text; how long
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import pyarrow
 from etils import epath
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.data import sources
 from ladder_jax.data.mixture import SourceConfig
 
@@ -36,7 +36,7 @@ def units(source: SourceConfig, size: int) -> list[Unit]:
     Raises:
         InputError: nothing is there, or it cannot be read.
     """
-    with _complaints(source.path):
+    with _read_errors(source.path):
         found = _KINDS[source.kind].units(source, size)
     if not found:
         raise InputError(f"{source.path}: nothing found")
@@ -44,18 +44,18 @@ def units(source: SourceConfig, size: int) -> list[Unit]:
 
 
 def documents(source: SourceConfig, unit: Unit) -> Documents:
-    """The texts of a unit, in order, and the unit that follows it, if that shows only now.
+    """The texts of a unit, in order; returns the next unit if only reading this one revealed it.
 
     Raises:
         InputError: a document cannot be read, or a file is not what it was.
     """
-    with _complaints(unit.get("file", source.path)):
+    with _read_errors(unit.get("file", source.path)):
         return (yield from _KINDS[source.kind].documents(source, unit))
 
 
 @contextlib.contextmanager
-def _complaints(where: str) -> Iterator[None]:
-    """One line for what file systems and dataset libraries raise."""
+def _read_errors(where: str) -> Iterator[None]:
+    """Turns errors of file systems and dataset libraries into `InputError`s of one line."""
     try:
         yield
     except InputError:
@@ -65,8 +65,7 @@ def _complaints(where: str) -> Iterator[None]:
         hint = {"gs": "; pip install 'ladder_jax[gcs]'"}.get(scheme, "")
         raise InputError(f"{where}: cannot be read: {e}{hint}") from None
     except Exception as e:  # each library has its own classes
-        said = str(e).strip().splitlines() or [type(e).__name__]
-        raise InputError(f"{where}: cannot be read: {said[0]}") from None
+        raise InputError(f"{where}: cannot be read: {first_line(e)}") from None
 
 
 def _files(pattern: str) -> list[tuple[str, int]]:
@@ -88,7 +87,7 @@ def _open(name: str, size: int) -> Iterator[Any]:
     """A binary stream of a file, decompressed by its ending."""
     path = epath.Path(name)
     if path.stat().length != size:
-        raise InputError(f"{name}: has changed since this build began: use another --out")
+        raise InputError(f"{name}: has changed since this build began: use another `out`")
     with path.open("rb") as raw:
         codec = _CODECS.get(path.suffix)
         if codec is None:
@@ -148,7 +147,7 @@ def _text_units(source: SourceConfig, size: int) -> list[Unit]:
 
 def _text_documents(source: SourceConfig, unit: Unit) -> Documents:
     for name, size in unit["files"]:
-        with _complaints(name), _open(name, size) as file:
+        with _read_errors(name), _open(name, size) as file:
             yield file.read().decode()
 
 

@@ -2,7 +2,7 @@
 
 A record is L + 1 token ids: inputs and, shifted by one, targets.  Consecutive records of a file
 share one token, so that every token but the very first is predicted once.  The last record of a
-file is padded with -1, which no loss counts.
+file is filled up with `PADDING`, which no loss counts.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from tokenizers import Tokenizer
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.data.tokenizer import END_OF_TEXT
+from ladder_jax.models.protocol import PADDING
 
-PADDING = -1
 _LONGEST, _MARGIN = 1 << 20, 1 << 10  # characters encoded at once; among the last of them is a cut
 _SPACE = re.compile(r"(?<=\S) (?=\S)")
 _THREADS = 16
@@ -54,10 +54,10 @@ def end_of_text(tokenizer: Tokenizer) -> int:
 
 
 def encode(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[np.ndarray]:
-    """The ids of the texts in turn, with an end of text after each.
+    """The ids of each text in order, with an end of text after it.
 
     To bound memory, about a million characters are encoded at once.  A longer text is cut before a
-    space between two words, where byte-level BPE begins a token anyhow.
+    space between two words, where byte-level BPE begins a token in any case.
     """
     end = end_of_text(tokenizer)
     for group in _groups(texts):
@@ -134,11 +134,11 @@ class Writer:
 
 @dataclass(frozen=True)
 class Segment:
-    """Files read as one, and how many records they give: beyond their end they begin again.
+    """Files read as one stream of records, which begins again after the last file.
 
     Attributes:
         files: path and records of each.
-        gives: records; 0 or more.
+        gives: number of records to give, 0 or more.
     """
 
     files: tuple[tuple[str, int], ...]
@@ -152,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Records:
-    """Records of segments, one after the other; can be pickled, and opens files when first read."""
+    """The records of all segments in order; can be pickled, and opens files when first read."""
 
     segments: tuple[Segment, ...]
 
@@ -179,7 +179,7 @@ class Records:
         return np.stack([np.frombuffer(next(records[file]), "<i4") for file, _ in places])
 
     def _find(self, place: int) -> tuple[int, int]:
-        """Which file a place's record is in, and where there."""
+        """The file that holds the record of a place, and its position there."""
         k = bisect.bisect_right(self._ends, place)
         segment, begin = self.segments[k], self._ends[k - 1] if k else 0
         stored = self._begins[k] + (place - begin) % segment.holds
@@ -208,9 +208,9 @@ class Records:
         path = self._files[file][0]
         try:
             return self._reader(file).read(positions)
-        except RuntimeError as e:  # of the record reader, which checks what it reads
-            said = str(e).splitlines()[0][:120]
-            raise InputError(f"{path}: damaged ({said}): run ladder data build again") from None
+        except RuntimeError as e:  # the record reader's, which checks what it reads
+            reason = first_line(e, 120)
+            raise InputError(f"{path}: damaged ({reason}): run ladder data build again") from None
 
     def _reader(self, file: int) -> ArrayRecordReader:
         if file not in self._readers:

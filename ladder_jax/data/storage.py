@@ -1,4 +1,4 @@
-"""Files of a build, on a disk or in a bucket: written whole or not at all, checked by SHA-256."""
+"""Files of a build, on a disk or in a bucket: written atomically, checked by SHA-256."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from etils import epath
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.runtime import locks
 
 _PARTIAL = ".partial-"
@@ -24,15 +24,15 @@ _BLOCK = 1 << 20
 
 
 def is_remote(root: epath.Path) -> bool:
-    """Whether it is no local path."""
+    """Whether the path is in a bucket."""
     return "://" in str(root)
 
 
 @contextlib.contextmanager
 def claim(root: epath.Path) -> Iterator[None]:
-    """Makes the directory, sees that it can be written, and keeps a second build out of it.
+    """Makes the directory, checks that it can be written, and keeps a second build out of it.
 
-    Of buckets the last is not checked: two builds there write the same objects twice.
+    Buckets have no lock: two builds there write the same objects twice.
 
     Raises:
         InputError: it cannot be written, a bucket does not answer within 20 seconds, or another
@@ -43,7 +43,7 @@ def claim(root: epath.Path) -> Iterator[None]:
         yield
         return
     with locks.held(Path(root) / locks.FILE, "another build is writing there"):
-        for left in Path(root).glob(f"{_PARTIAL}*"):  # by one that was killed
+        for left in Path(root).glob(f"{_PARTIAL}*"):  # by a build that was killed
             shutil.rmtree(left, ignore_errors=True)
         yield
 
@@ -72,14 +72,12 @@ def _within_patience(root: epath.Path) -> None:
         return
     if isinstance(failed[0], ImportError):
         raise InputError(f"{root}: buckets need a package: pip install 'ladder_jax[gcs]'")
-    said = getattr(failed[0], "strerror", None) or str(failed[0]).strip()
-    reason = said.splitlines()[0] if said else type(failed[0]).__name__
-    raise InputError(f"{root}: cannot be written: {reason}") from None
+    raise InputError(f"{root}: cannot be written: {first_line(failed[0])}") from None
 
 
 @contextlib.contextmanager
 def scratch(root: epath.Path) -> Iterator[Path]:
-    """A local directory that vanishes; on the disk of `root` if that is local."""
+    """A temporary local directory; on the disk of `root` if that is local."""
     where = None if is_remote(root) else str(root)
     with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=where) as directory:
         yield Path(directory)

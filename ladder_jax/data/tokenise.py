@@ -1,6 +1,6 @@
-"""One unit of a source made into its two shards, by a worker process.
+"""Makes one unit of a source into its two shards, in a worker process.
 
-The shards are a function of the mixture and the unit.  What was made before is kept if its
+The shards are a function of the mixture and the unit.  Shards made earlier are kept if their
 checksums are right.  A worker holds about a megabyte of text with its tokens at a time, and one
 line or file of the source.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from etils import epath
 from tokenizers import Tokenizer
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.data import readers, storage
 from ladder_jax.data.built import PARTS, TOKENIZER
 from ladder_jax.data.mixture import Mixture, SourceConfig
@@ -33,12 +33,12 @@ _tokenizer: Tokenizer | None = None
 
 
 def stem(source: str, number: int) -> str:
-    """What the names of a unit's files begin with, under the root."""
+    """The common beginning of the names of a unit's files, under the root."""
     return f"{SHARDS}/{source}-{number:06d}"
 
 
 @dataclass(frozen=True)
-class Task:
+class UnitJob:
     """A unit to make.
 
     Attributes:
@@ -72,15 +72,16 @@ def begin(root: str, parent: int) -> None:
         _tokenizer = load(local)
 
 
-def run(task: Task) -> dict[str, Any]:
+def run(job: UnitJob) -> dict[str, Any]:
     """Makes the shards of a unit, or finds them whole.
 
     Returns:
-        `documents`, `following` (the unit after it, if that was not known), of each part `file`,
-        `records`, `tokens`, `text_bytes`, `bytes` and `sha256`, and whether it was `found`.
+        `documents`; `following`, the next unit if only reading this one revealed it; for each part
+        `file`, `records`, `tokens`, `text_bytes`, `bytes` and `sha256`; `found`, whether the shards
+        were there already.
     """
-    root = epath.Path(task.root)
-    name = stem(task.source, task.number)
+    root = epath.Path(job.root)
+    name = stem(job.source, job.number)
     note = root / f"{name}.json"
     kept = storage.read_json(note) if note.exists() else None
     if kept is not None and all(
@@ -89,10 +90,9 @@ def run(task: Task) -> dict[str, Any]:
         return kept | {"found": True}
     with storage.scratch(root) as directory:
         try:
-            made = _make(task, directory)
-        except RuntimeError as e:  # of the record writer
-            said = str(e).splitlines()[0][:200]
-            raise InputError(f"{task.root}: cannot be written: {said}") from None
+            made = _make(job, directory)
+        except RuntimeError as e:  # the record writer's
+            raise InputError(f"{job.root}: cannot be written: {first_line(e)}") from None
         for part in PARTS:
             file = root / f"{name}-{part}.array_record"
             made[part] |= {"file": f"{SHARDS}/{file.name}"}
@@ -101,30 +101,30 @@ def run(task: Task) -> dict[str, Any]:
     return made | {"found": False}
 
 
-def _make(task: Task, directory: Path) -> dict[str, Any]:
+def _make(job: UnitJob, directory: Path) -> dict[str, Any]:
     """Writes `train` and `heldout` into a directory."""
     assert _tokenizer is not None
     writers: dict[str, Writer] = {
-        part: Writer(directory / part, task.mixture.seq_len, _tokenizer) for part in PARTS
+        part: Writer(directory / part, job.mixture.seq_len, _tokenizer) for part in PARTS
     }
     made: dict[str, Any] = {"documents": 0, "following": None}
     text_bytes: dict[str, int] = dict.fromkeys(PARTS, 0)
 
     def texts() -> Iterator[str]:
-        made["following"] = yield from readers.documents(task.config, task.unit)
+        made["following"] = yield from readers.documents(job.config, job.unit)
 
     for batch in _batches(texts()):
         divided: dict[str, list[str]] = {part: [] for part in PARTS}
         for text in batch:
             raw = text.encode()
-            part = part_of(raw, task.mixture)
+            part = part_of(raw, job.mixture)
             divided[part].append(text)
             text_bytes[part] += len(raw)
         for part, members in divided.items():
             for ids in encode(members, _tokenizer):
                 writers[part].add(ids)
         made["documents"] += len(batch)
-        if writers["train"].n_records >= task.limit:
+        if writers["train"].n_records >= job.limit:
             made["following"] = None
             break
     for part, writer in writers.items():

@@ -30,7 +30,7 @@ def train_bpe(documents: Sequence[Document], vocab_size: int, cache: Path) -> To
         InputError: the vocabulary cannot hold all bytes.
     """
     if vocab_size < MIN_VOCAB:
-        raise InputError(f"data.vocab_size is {vocab_size}: byte-level BPE needs {MIN_VOCAB}")
+        raise InputError(f"`data.vocab_size` is {vocab_size}: byte-level BPE needs {MIN_VOCAB}")
     digest = hashlib.sha256(f"bpe {vocab_size} {tokenizers.__version__}".encode())
     for document in documents:
         digest.update(hashlib.sha256(document.text.encode()).digest())

@@ -1,10 +1,10 @@
-"""Our models in the lm-evaluation-harness: any of its log-likelihood tasks, on packed rows.
+"""Models of this package in the lm-evaluation-harness: its log-likelihood tasks, on packed rows.
 
     python -m ladder_jax.eval.harness --model ladder --model_args hf=DIR,tokenizer=dolma2 --tasks T
 
-is that harness's own command line, where our models are registered as `ladder`: `--model_args` are
-those of `HarnessLM.from_hf`, its name as `hf`; `--batch_size` and `--device` mean nothing, since
-requests are packed and JAX knows its devices.
+is that harness's own command line, with these models registered as `ladder`: its `--model_args` are
+the arguments of `HarnessLM.from_hf`, whose `name` is called `hf`.  `--batch_size` and `--device`
+have no effect: requests are packed, and JAX finds its devices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.data.tokenizer import END_OF_TEXT, check_vocabulary, find_tokenizer
 from ladder_jax.eval import loglik, scoring
 from ladder_jax.eval.requests import Bundle, bos
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 
@@ -55,18 +56,18 @@ _ARGUMENTS = ("tokenizer", "dtype", "window", "end_of_text")  # of `from_hf`, be
 
 @register_model("ladder")
 class HarnessLM(TemplateLM):
-    """A decoder of ours as the harness sees models.
+    """A model of ours as the harness sees models.
 
-    An input longer than the window loses tokens from the left, each by itself, as in the harness.
+    An input longer than the window loses tokens from the left, as in the harness.
 
     Args:
         model: of the parameters.
         params: float32 or bfloat16.
-        tokenizer: what it puts before a text (BOS) begins every context.
-        window: longest input in tokens; by default what the model was made for.
-        end_of_text: id that stands where there is no context and no BOS; by default the
+        tokenizer: special tokens that it puts before a text (BOS) begin every context.
+        window: longest input in tokens; by default `seq_len` of the model.
+        end_of_text: id that replaces a missing context if there is no BOS; by default the
             tokenizer's `<|endoftext|>`.
-        mesh: that the parameters lie on; by default the active one, if any.
+        mesh: the devices of the parameters; by default the active mesh, if any.
 
     Raises:
         InputError: the tokenizer or the window does not fit the model.
@@ -75,7 +76,7 @@ class HarnessLM(TemplateLM):
     def __init__(
         self,
         model: ModelConfig,
-        params: decoder.Params,
+        params: Params,
         tokenizer: Tokenizer,
         window: int | None = None,
         end_of_text: int | None = None,
@@ -85,7 +86,7 @@ class HarnessLM(TemplateLM):
         check_vocabulary(tokenizer, model.vocab_size, "tokenizer")
         self._window = window or model.seq_len
         if not 0 < self._window <= model.seq_len:
-            raise InputError(f"window is {window}: the model was made for {model.seq_len} tokens")
+            raise InputError(f"`window` is {window}: the model was made for {model.seq_len} tokens")
         self._model, self._params, self._mesh = model, params, mesh
         self._encode = tokenizer  # not `tokenizer`, where the harness looks for chat templates
         self._begin = bos(tokenizer)
@@ -115,9 +116,9 @@ class HarnessLM(TemplateLM):
         directory = hf.locate(name)
         model, beside = hf.read_config(directory), hf.tokenizer_file(directory)
         if not (tokenizer or beside):
-            raise InputError(f"{name}: no tokenizer.json beside the weights: give a tokenizer")
+            raise InputError(f"{name}: no tokenizer.json beside the weights: give a `tokenizer`")
         mesh = parallel.make_mesh(MeshConfig())
-        shardings = parallel.parameter_shardings(mesh, decoder.logical_axes(model))
+        shardings = parallel.parameter_shardings(mesh, architecture(model).logical_axes(model))
         params = hf.read_params(directory, model, dtype, shardings)
         words = find_tokenizer(str(tokenizer or beside))
         return cls(replace(model, dtype=dtype), params, words, window, end_of_text, mesh)
@@ -126,7 +127,7 @@ class HarnessLM(TemplateLM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> HarnessLM:
-        """What `--model_args` name; batch size and device (`additional_config`) are left out.
+        """The model of `--model_args`; ignores batch size and device (`additional_config`).
 
         Raises:
             InputError: an argument is missing or unknown, or see `from_hf`.
@@ -145,37 +146,37 @@ class HarnessLM(TemplateLM):
     def create_from_arg_string(
         cls, arg_string: str, additional_config: dict[str, Any] | None = None
     ) -> HarnessLM:
-        """The same from `hf=DIR,tokenizer=dolma2` and the like."""
+        """The model of a text such as `hf=DIR,tokenizer=dolma2`; see `create_from_arg_obj`."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def eot_token_id(self) -> int:
-        """The id of the end of text."""
+        """Id of the end of text."""
         if self._end is None:
-            raise InputError(f"the tokenizer has no {END_OF_TEXT}: give end_of_text, an id")
+            raise InputError(f"the tokenizer has no {END_OF_TEXT}: give `end_of_text`, an id")
         return self._end
 
     @property
     def prefix_token_id(self) -> int:
-        """What precedes a text without context: BOS, or else the end of text."""
+        """Id that precedes a text without context: BOS, or else the end of text."""
         return self._begin[0] if self._begin else self.eot_token_id
 
     def tok_encode(
         self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
     ) -> list[int]:
-        """Token ids, after BOS (if there is one) unless told otherwise."""
+        """Token ids, after BOS (if there is one) unless `add_special_tokens` is False."""
         ids = self._encode.encode(string, add_special_tokens=False).ids
         return ids if add_special_tokens is False else [*self._begin, *ids]
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
         """The log-likelihood of every text, in the harness's windows; BOS itself is not scored."""
-        asked, owner = [], []
+        windows, owner = [], []
         for i, request in enumerate(requests):
             ids = self.tok_encode(request.args[0], add_special_tokens=False)
             for window in get_rolling_token_windows(ids, self.prefix_token_id, self._window, 1):
-                asked.append((None, *make_disjoint_window(window)))
+                windows.append((None, *make_disjoint_window(window)))
                 owner.append(i)
-        found = [value for value, _ in self._loglikelihood_tokens(asked, disable_tqdm)]
+        found = [value for value, _ in self._loglikelihood_tokens(windows, disable_tqdm)]
         return np.bincount(np.array(owner, int), found, len(requests)).tolist()
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> Any:
@@ -185,7 +186,7 @@ class HarnessLM(TemplateLM):
     def _loglikelihood_tokens(
         self, requests: Sequence[Any], disable_tqdm: bool = False, **kwargs: Any
     ) -> list[tuple[float, bool]]:
-        """Of ((context, continuation), context ids, continuation ids) each; equal ones once."""
+        """(log-likelihood, is greedy) of each (texts, context ids, continuation ids)."""
         pairs = [self._pair(*ids) for _, *ids in requests]
         distinct = sorted(set(pairs))  # so that the order of requests changes nothing
         number = {pair: i for i, pair in enumerate(distinct)}
@@ -215,7 +216,7 @@ class HarnessLM(TemplateLM):
 
 
 def _bundles(pairs: Sequence[tuple[bytes, bytes]]) -> Iterator[Bundle]:
-    """Sorted requests of one context each, of as many tokens as a row takes."""
+    """Bundles of sorted requests, each of one context and of as many tokens as a row takes."""
     sums = itertools.accumulate(len(continuation) // 4 for _, continuation in pairs)
     rows = [(pair[0], total // _ROW) for pair, total in zip(pairs, sums, strict=True)]
     for _, numbers in itertools.groupby(range(len(pairs)), rows.__getitem__):

@@ -1,4 +1,4 @@
-"""Log-likelihoods of a plan's requests: few static shapes, logits only where they are needed."""
+"""Log-likelihoods of a plan's requests: few static shapes, and logits only where they are used."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ import numpy as np
 from fitting.errors import InputError
 from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
-from ladder_jax.eval.packing import Call, Group, Plan
-from ladder_jax.models import decoder
-from ladder_jax.models.layers import Prefix, visible
+from ladder_jax.eval.calls import Call
+from ladder_jax.eval.packing import Group, Plan
+from ladder_jax.models.protocol import Bound, Params, Prefix
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime import preemption
 
 _HEAD_ROWS = (192, 64)  # positions for which logits are held at once: most, and of the remainder
@@ -24,15 +25,23 @@ _IN_FLIGHT = 2  # calls that are computed before the first is fetched
 
 
 class Scores(NamedTuple):
-    """Of every request: the summed log-likelihood in nats (float64), and whether each token was
-    the likeliest; shape (R,).  NaN and False where it was not asked for."""
+    """Log-likelihoods of R requests.
+
+    Attributes:
+        loglik: in nats, summed over tokens, float64 of shape (R,); NaN until computed.
+        greedy: whether every token was the likeliest, shape (R,); False until computed.
+    """
 
     loglik: np.ndarray
     greedy: np.ndarray
 
 
-def score(model: ModelConfig, params: decoder.Params, plan: Plan) -> Scores:
-    """Scores every request of a plan; see `partial`."""
+def score(model: ModelConfig, params: Params, plan: Plan) -> Scores:
+    """Scores every request of a plan.
+
+    Raises:
+        RuntimeError, InputError: see `partial`.
+    """
     scores = start(plan)
     for _ in partial(model, params, plan, scores):
         pass
@@ -40,12 +49,12 @@ def score(model: ModelConfig, params: decoder.Params, plan: Plan) -> Scores:
 
 
 def start(plan: Plan) -> Scores:
-    """Scores of a plan of which nothing is computed yet."""
+    """Scores of a plan, none of them computed yet."""
     return Scores(np.full(plan.n_requests, np.nan), np.zeros(plan.n_requests, bool))
 
 
 def partial(
-    model: ModelConfig, params: decoder.Params, plan: Plan, scores: Scores, done: int = 0
+    model: ModelConfig, params: Params, plan: Plan, scores: Scores, done: int = 0
 ) -> Iterator[int]:
     """Fills in scores call by call, so that the work can be watched, kept and resumed.
 
@@ -53,11 +62,11 @@ def partial(
         model: of the parameters.
         params: float32 or bfloat16.
         plan: what to score.
-        scores: filled in place; what the first `done` calls gave stands in it already.
+        scores: filled in place; holds what the first `done` calls gave.
         done: calls to leave out.
 
     Yields:
-        How many calls are done.
+        The number of calls that are done.
 
     Raises:
         RuntimeError: a request was not answered exactly once (a defect of this code).
@@ -92,7 +101,7 @@ def _calls(plan: Plan) -> Iterator[tuple[int, Call]]:
 
 
 def _take(call: Call, outputs: Any, scores: Scores, answered: np.ndarray) -> None:
-    """Adds a call's cells to its requests; all cells of a request stand in one call."""
+    """Adds a call's cells to its requests; all cells of a request are in one call."""
     loglik, greedy = (np.asarray(x).reshape(-1)[call.cell] for x in outputs)
     requests, place = np.unique(call.request, return_inverse=True)
     scores.loglik[requests] = np.bincount(place, loglik)
@@ -101,9 +110,9 @@ def _take(call: Call, outputs: Any, scores: Scores, answered: np.ndarray) -> Non
 
 
 def _computed(
-    model: ModelConfig, params: decoder.Params, plan: Plan, skip: int
+    model: ModelConfig, params: Params, plan: Plan, skip: int
 ) -> Iterator[tuple[Call, Any]]:
-    """Each call after the first `skip`, with what it gives: still being computed."""
+    """Each call after the first `skip`, with its outputs, which are still being computed."""
     mesh = parallel.active_mesh()
     function, at = _row_logliks(model, mesh), None
     prefix = None
@@ -112,12 +121,21 @@ def _computed(
             continue
         if group != at:
             at, prefix = group, _prefix(model, params, plan.groups[group])
-        rows = (call.token, call.position, call.end, call.source, call.target)
-        placed = [parallel.put_rows(array) for array in rows]
-        yield call, function(params, prefix, np.int32(call.n_sources), *placed)
+        rows = _Rows(call.token, call.position, call.end, call.source, call.target)
+        yield call, function(params, prefix, np.int32(call.n_sources), parallel.put_rows(rows))
 
 
-def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix | None:
+class _Rows(NamedTuple):
+    """The arrays of a call; see `calls.Call`."""
+
+    token: Any
+    position: Any
+    end: Any
+    source: Any
+    target: Any
+
+
+def _prefix(model: ModelConfig, params: Params, group: Group) -> Prefix | None:
     """Keys and values of a group's prefix."""
     n = len(group.prefix)
     if not n:
@@ -125,7 +143,7 @@ def _prefix(model: ModelConfig, params: decoder.Params, group: Group) -> Prefix 
     token = np.zeros((1, group.length), np.int32)
     token[0, :n] = group.prefix
     key, value = _keys_values(model, parallel.active_mesh())(params, token)
-    return Prefix(key, value, visible(jnp.arange(group.length) < n))
+    return Prefix(key, value, jnp.arange(group.length) < n)
 
 
 @functools.cache
@@ -133,9 +151,9 @@ def _keys_values(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
     """(params, tokens of shape (1, S)) -> keys and values of shape (N, G, S, K)."""
 
     @jax.jit
-    def keys_values(params: decoder.Params, token: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def keys_values(params: Params, token: jax.Array) -> tuple[jax.Array, jax.Array]:
         with _exact():
-            key, value = decoder.bind(model, params).keys_values(token)
+            key, value = architecture(model).bind(model, params).keys_values(token)
         return key[:, 0], value[:, 0]
 
     return keys_values
@@ -143,42 +161,37 @@ def _keys_values(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array
 
 @functools.cache
 def _row_logliks(model: ModelConfig, mesh: Any) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """(params, prefix, n_sources, arrays of a call) -> log-likelihood of every target, and whether
-    it is the likeliest, each of shape (W, S, A)."""
+    """(params, prefix, n_sources, rows) -> log-likelihoods of the targets, which are likeliest.
+
+    Both outputs have the shape (W, S, A).
+    """
 
     def row_logliks(
-        params: decoder.Params,
-        prefix: Prefix | None,
-        n_sources: jax.Array,
-        token: jax.Array,
-        position: jax.Array,
-        end: jax.Array,
-        source: jax.Array,
-        target: jax.Array,
+        params: Params, prefix: Prefix | None, n_sources: jax.Array, rows: _Rows
     ) -> tuple[jax.Array, jax.Array]:
-        bound = decoder.bind(model, params)
+        bound = architecture(model).bind(model, params)
         with _exact():
-            hidden = bound.hidden(token, position, _ancestors(end), prefix)
-            hidden = hidden.reshape(len(source), -1, hidden.shape[-1])
-            return _heads(bound, hidden, source, target, n_sources)
+            hidden = bound.hidden(rows.token, rows.position, _ancestors(rows.end), prefix)
+            hidden = hidden.reshape(len(rows.source), -1, hidden.shape[-1])
+            return _target_logliks(bound, hidden, rows.source, rows.target, n_sources)
 
     return jax.jit(row_logliks, out_shardings=mesh and parallel.replicated(mesh))
 
 
 def _ancestors(end: jax.Array) -> jax.Array:
-    """Whom each token sees of its row, shape (B, T, T): those before it whose tree it is in."""
+    """Which tokens of its row each token sees, shape (B, T, T): itself and its ancestors."""
     at = jnp.arange(end.shape[1])
     return (at[None, :, None] >= at[None, None, :]) & (at[None, :, None] < end[:, None, :])
 
 
-def _heads(
-    bound: decoder.Decoder,
+def _target_logliks(
+    bound: Bound,
     hidden_WxMxD: jax.Array,
     source_WxS: jax.Array,
     target_WxSxA: jax.Array,
     n_sources: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Logits a slice of the sources at a time, as many slices as there are sources."""
+    """Outputs of `_row_logliks`; holds the logits of a few sources at a time."""
 
     def some(size: int, first: Any, i: jax.Array, found: tuple[jax.Array, jax.Array]) -> Any:
         start = first + i * size

@@ -1,4 +1,4 @@
-"""Pinned metrics from a score store, exactly as defined (design: names are versioned by meaning).
+"""Metrics from a score store; a name keeps its exact definition for ever.
 
 Characters and bytes leave out a leading space unless the name says otherwise.  Ties go to the first
 choice, and identical requests share one score.
@@ -13,17 +13,17 @@ import pandas as pd
 
 
 def of_store(store: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Task -> metric -> value, for every task of a store."""
+    """The metrics of every task of a store: task -> metric -> value."""
     return {str(task): of_task(rows) for task, rows in store.groupby("task", sort=False)}
 
 
 def of_task(rows: pd.DataFrame) -> dict[str, float]:
-    """All metrics of one task, means over its documents; see `items`."""
+    """All metrics of one task, each the mean over its documents."""
     return {metric: float(np.mean(values)) for metric, values in items(rows).items()}
 
 
 def standard_errors(rows: pd.DataFrame) -> dict[str, float]:
-    """Of the metrics of one task, over documents as a sample; NaN for a single document."""
+    """Standard errors of one task's metrics over its documents; NaN for a single document."""
     return {
         metric: float(np.std(values, ddof=1) / math.sqrt(len(values)))
         if len(values) > 1
@@ -33,10 +33,10 @@ def standard_errors(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def items(rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """What every metric is the mean of: a value a document, shape (documents,).
+    """The value of every metric for each document, shape (documents,).
 
-    Documents with one choice have bits per byte alone, and `acc_uncond` stands where every choice
-    has an unconditional score.
+    Documents with one choice have only bits per byte; `acc_uncond` needs an unconditional score of
+    every choice.
 
     Args:
         rows: a store's rows of one task, a row a (document, choice).

@@ -1,8 +1,8 @@
-"""Requests -> packed rows of few static shapes, so that what requests share is computed once.
+"""Requests packed into rows of few static shapes, so that what they share is computed once.
 
 Bundles whose contexts begin alike form a group: the keys and values of that prefix are computed
-once.  What follows it in a bundle is a block, a tree of tokens in depth-first order: the rest of
-the shared context is its trunk, and choices branch off where they first differ.  A token sees the
+once.  The rest of a bundle is a block, a tree of tokens in depth-first order: the rest of the
+shared context is its trunk, and choices branch off where they first differ.  A token sees the
 prefix and its ancestors: token j is an ancestor of i if j <= i < end[j].  Blocks are packed
 best-fit into rows, rows into calls.  The last token of a continuation predicts nothing and is left
 out.
@@ -15,12 +15,13 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
+from ladder_jax.eval.calls import ARMS, Block, Call, Rows, lay_out
 from ladder_jax.eval.requests import Bundle, Ids
 
-ARMS = 16  # targets that one position may predict: first tokens of a document's choices
 _ROW_LENGTHS = (128, 256, 512, 1024, 2048)
 _PREFIX_LENGTHS = (64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536, 2048)
 _FEW_LENGTHS = (256, 512, 1024, 2048)  # of prefixes, where many groups would compile many programs
@@ -30,55 +31,14 @@ _ATTENTION = 1500  # tokens of a row at which attention costs as much as all els
 
 
 @dataclass(frozen=True)
-class Block:
-    """One bundle after its group's prefix.
-
-    `token`, `position`, `end` have the block's length; `end` is the index after a token's last
-    descendant.  `source`, `target`, `request` have a cell for each continuation token: the index in
-    the block that predicts it, its id, and whose it is.
-    """
-
-    token: np.ndarray
-    position: np.ndarray
-    end: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    request: np.ndarray
-
-
-@dataclass(frozen=True)
-class Call:
-    """One forward pass of B rows of T tokens, in W shards of rows; all arrays int32.
+class Group:
+    """Calls whose rows follow one prefix.
 
     Attributes:
-        token: shape (B, T), padded with 0.
-        position: shape (B, T), of each token in its sequence; padded with 0.
-        end: shape (B, T), the index in the row after a token's last descendant; padded with 0.
-        source: positions to predict from, shape (W, S): indices into a shard's B/W x T tokens.
-        target: shape (W, S, A): what may follow each, padded with 0.
-        n_sources: the most that a shard has of them.
-        cell: indices into `target`, raveled, of continuation tokens; shape (M,).
-        request: whose they are, shape (M,).
+        prefix: token ids; may be empty.
+        length: what the prefix is padded to.
+        calls: in the order of computation.
     """
-
-    token: np.ndarray
-    position: np.ndarray
-    end: np.ndarray
-    source: np.ndarray
-    target: np.ndarray
-    n_sources: int
-    cell: np.ndarray
-    request: np.ndarray
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens, padding left out."""
-        return int((self.end > 0).sum())
-
-
-@dataclass(frozen=True)
-class Group:
-    """Calls whose rows follow one prefix: its token ids, maybe none, padded to `length`."""
 
     prefix: Ids
     length: int
@@ -87,7 +47,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything to be computed for `n_requests` requests.
+    """All calls for a set of requests.
 
     Attributes:
         groups: in the order of computation.
@@ -107,7 +67,7 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that is computed."""
+        """SHA-256 of all arrays."""
         digest = hashlib.sha256()
         for group in self.groups:
             digest.update(group.prefix.tobytes() + b"|%d|" % group.length)
@@ -131,7 +91,7 @@ def plan(bundles: Sequence[Bundle], n_shards: int = 1, tokens: int = 1024) -> Pl
     prefixes = [bundles[members[0]].contexts[0][:n] for n, members in found]
     lengths = _FEW_LENGTHS if len(found) > _FEW else _PREFIX_LENGTHS
     made = [
-        Group(prefix, _fitting(len(prefix), lengths), [_call(*c, n_shards) for c in calls])
+        Group(prefix, _fitting(len(prefix), lengths), [lay_out(rows, n_shards) for rows in calls])
         for prefix, calls in zip(prefixes, _packed(blocks, n_shards, tokens), strict=True)
     ]
     n_tokens = sum(map(len, prefixes)) + sum(len(b.token) for some in blocks for b in some)
@@ -141,64 +101,79 @@ def plan(bundles: Sequence[Bundle], n_shards: int = 1, tokens: int = 1024) -> Pl
 
 
 def _split(bundle: Bundle) -> Iterator[Bundle]:
-    """Parts of as many requests as one position may predict."""
+    """Parts of a bundle, each of no more requests than one position may predict."""
     for i in range(0, len(bundle.numbers), ARMS):
         part = slice(i, i + ARMS)
         yield Bundle(bundle.contexts[part], bundle.continuations[part], bundle.numbers[part])
 
 
 def _shared(bundle: Bundle) -> Ids:
-    """What a prefix may cover: common to all contexts, and one token short of the shortest."""
+    """The longest prefix that a bundle allows: common to all contexts, and shorter than each."""
     first, *others = bundle.contexts
     n = min([len(first) - 1, *(len(c) - 1 for c in others), *(_common(first, c) for c in others)])
     return first[:n]
 
 
 def _common(a: Ids, b: Ids) -> int:
-    """Tokens that two sequences begin with alike."""
+    """The length of the longest common prefix of two sequences."""
     n = min(len(a), len(b))
     different = np.flatnonzero(a[:n] != b[:n])
     return int(different[0]) if len(different) else n
 
 
-def groups(sequences: Sequence[Ids]) -> list[tuple[int, list[int]]]:
+class Members(NamedTuple):
+    """Sequences that share a prefix: its length, and their indices."""
+
+    prefix_len: int
+    indices: list[int]
+
+
+class _Stretch(NamedTuple):
+    """Neighbours in the sorted order, `first` to `last`, and the groups that they form so far."""
+
+    first: int
+    last: int
+    saved: int  # tokens
+    groups: tuple[tuple[int, int, int], ...]  # prefix length, first, last
+
+
+def groups(sequences: Sequence[Ids]) -> list[Members]:
     """Splits sequences into groups of one prefix each, saving the most tokens.
 
     Sorted sequences are joined from the longest common prefix down; a joined stretch becomes one
     group where this saves more than its parts do, which is optimal for one level of sharing.
 
     Returns:
-        (prefix length, indices of the members); what shares too little comes last, under 0.
+        The groups; sequences that share too little come last, with prefix length 0.
     """
     order = sorted(range(len(sequences)), key=lambda i: sequences[i].astype(">i4").tobytes())
     common = [_common(sequences[a], sequences[b]) for a, b in itertools.pairwise(order)]
-    # A stretch of the order, kept at both of its ends: (first, last, saved, its groups).
-    ends: dict[int, tuple[int, int, int, tuple[tuple[int, int, int], ...]]]
-    ends = {i: (i, i, 0, ()) for i in range(len(order))}
+    ends = {i: _Stretch(i, i, 0, ()) for i in range(len(order))}  # each kept at both of its ends
     for i in sorted(range(len(common)), key=lambda i: -common[i]):
         left, right = ends[i], ends[i + 1]
-        first, last = left[0], right[1]
+        first, last, apart = left.first, right.last, left.saved + right.saved
         together = (last - first) * common[i] - _GROUP_COST
-        if together > left[2] + right[2]:
-            joined = (first, last, together, ((common[i], first, last),))
+        if together > apart:
+            joined = _Stretch(first, last, together, ((common[i], first, last),))
         else:
-            joined = (first, last, left[2] + right[2], left[3] + right[3])
+            joined = _Stretch(first, last, apart, left.groups + right.groups)
         ends[first] = ends[last] = joined
-    found = [(n, order[first : last + 1]) for n, first, last in (ends[0][3] if ends else ())]
+    stretches = ends[0].groups if ends else ()
+    found = [Members(n, order[first : last + 1]) for n, first, last in stretches]
     alone = set(order).difference(*(members for _, members in found))
-    return [*found, (0, sorted(alone))] if alone else found
+    return [*found, Members(0, sorted(alone))] if alone else found
 
 
 def _block(bundle: Bundle, prefix_len: int) -> Block:
-    """The tree of a bundle's requests: sorted, each adds what it does not share with the last."""
-    asked = sorted(
+    """The tree of a bundle's requests, which are sorted: each adds its unshared tokens."""
+    ordered = sorted(
         zip(bundle.contexts, bundle.continuations, bundle.numbers, strict=True),
         key=lambda r: np.concatenate([r[0], r[1][:-1]]).astype(">i4").tobytes(),
     )
     token, position, cells = [], [], []
-    end = np.zeros(sum(len(a) - prefix_len + len(b) - 1 for a, b, _ in asked), int)
+    end = np.zeros(sum(len(a) - prefix_len + len(b) - 1 for a, b, _ in ordered), int)
     last, path, size = np.zeros(0, np.int32), np.zeros(0, int), 0  # path: indices of last's tokens
-    for context, continuation, number in asked:
+    for context, continuation, number in ordered:
         own = np.concatenate([context[prefix_len:], continuation[:-1]])
         n = _common(last, own)
         end[path[n:]] = size
@@ -213,27 +188,24 @@ def _block(bundle: Bundle, prefix_len: int) -> Block:
     return Block(*(part.astype(np.int32) for part in parts))
 
 
-_Rows = tuple[list[list[Block]], tuple[int, int]]  # the rows of a call, and its shape
-
-
-def _packed(groups: Sequence[Sequence[Block]], n_shards: int, tokens: int) -> list[list[_Rows]]:
+def _packed(groups: Sequence[Sequence[Block]], n_shards: int, tokens: int) -> list[list[Rows]]:
     """The calls of every group, of two row lengths at most: most blocks fit the shorter one."""
     if not groups:
         return []
     longest = _fitting(max(len(b.token) for blocks in groups for b in blocks), _ROW_LENGTHS)
 
-    def calls(blocks: Sequence[Block], usual: int) -> list[_Rows]:
+    def calls(blocks: Sequence[Block], usual: int) -> list[Rows]:
         made = []
         short = [len(block.token) <= usual for block in blocks]
         for row_len, wanted in ((usual, True), (longest, False)):
             chosen = [b for b, fits in zip(blocks, short, strict=True) if fits == wanted]
             rows = best_fit(chosen, row_len)
             shape = (n_shards * math.ceil(tokens / row_len), row_len)
-            made += [(rows[i : i + shape[0]], shape) for i in range(0, len(rows), shape[0])]
+            made += [Rows(rows[i : i + shape[0]], shape) for i in range(0, len(rows), shape[0])]
         return made
 
-    def cost(every: list[list[_Rows]]) -> float:
-        shapes = (shape for made in every for _, shape in made)
+    def cost(every: list[list[Rows]]) -> float:
+        shapes = (rows.shape for made in every for rows in made)
         return sum(n * row_len * (1 + row_len / _ATTENTION) for n, row_len in shapes)
 
     usual = [*(n for n in _ROW_LENGTHS if n < longest), longest]
@@ -246,7 +218,7 @@ def _fitting(length: float, sizes: Sequence[int]) -> int:
 
 
 def best_fit(blocks: Sequence[Block], row_len: int) -> list[list[Block]]:
-    """Rows of blocks: the longest first, into the fullest row that still holds it."""
+    """Packs blocks into rows: the longest first, each into the fullest row that still holds it."""
     rows: list[list[Block]] = []
     space: dict[int, list[int]] = {}  # free tokens -> rows
     for block in sorted(blocks, key=lambda block: -len(block.token)):
@@ -262,43 +234,3 @@ def best_fit(blocks: Sequence[Block], row_len: int) -> list[list[Block]]:
         rows[row].append(block)
         space.setdefault(free - need, []).append(row)
     return rows
-
-
-def _call(rows: Sequence[Sequence[Block]], shape: tuple[int, int], n_shards: int) -> Call:
-    token, position, end = (np.zeros(shape, np.int32) for _ in range(3))
-    source, target, request = [], [], []
-    for row, members in enumerate(rows):
-        at = 0
-        for block in members:
-            span = slice(at, at + len(block.token))
-            token[row, span], position[row, span] = block.token, block.position
-            end[row, span] = at + block.end
-            source.append(row * shape[1] + at + block.source)
-            target.append(block.target)
-            request.append(block.request)
-            at = span.stop
-    return Call(
-        token, position, end,
-        *_cells(np.concatenate(source), np.concatenate(target), token.size // n_shards, n_shards),
-        np.concatenate(request),
-    )  # fmt: skip
-
-
-def _cells(
-    source: np.ndarray, target: np.ndarray, per_shard: int, n_shards: int
-) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
-    """`source`, `target`, `n_sources` and `cell` of a call, from its cells in any order."""
-    distinct, slot = np.unique(source, return_inverse=True)
-    shard = distinct // per_shard
-    first = np.searchsorted(shard, np.arange(n_shards))
-    place = np.arange(len(distinct)) - first[shard]  # within the shard
-    sources = np.zeros((n_shards, per_shard), np.int32)
-    sources[shard, place] = distinct % per_shard
-    order = np.argsort(slot, kind="stable")
-    arm = np.empty(len(slot), int)  # cells of one source follow each other in `order`
-    arm[order] = np.arange(len(slot)) - np.searchsorted(slot[order], slot[order])
-    targets = np.zeros((n_shards, per_shard, ARMS), np.int32)
-    at = (shard[slot], place[slot], arm)
-    targets[at] = target
-    cell = np.ravel_multi_index(at, targets.shape).astype(np.int32)
-    return sources, targets, int(place.max()) + 1, cell

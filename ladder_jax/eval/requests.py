@@ -1,4 +1,4 @@
-"""Tasks -> numbered requests in token ids: each distinct (context, continuation) pair once.
+"""Numbered requests in token ids from tasks: each distinct (context, continuation) pair once.
 
 Context and continuation are tokenised apart and joined, as in the field's harnesses.  A context
 that does not fit the window loses tokens from the left, as many for each choice of its document.
@@ -10,6 +10,7 @@ import hashlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -28,7 +29,7 @@ class Bundle:
     Attributes:
         contexts: token ids, one array a request, none empty.
         continuations: token ids, one array a request, none empty.
-        numbers: of the requests.
+        numbers: one number a request.
     """
 
     contexts: tuple[Ids, ...]
@@ -38,7 +39,7 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Requests:
-    """What is to be scored, and which request answers each row of the score store.
+    """All requests of some tasks, and the one that answers each row of the score store.
 
     Attributes:
         bundles: all requests, each in one bundle.
@@ -62,7 +63,7 @@ class Requests:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all that is asked."""
+        """SHA-256 of all requests, and of the rows that they answer."""
         total = hashlib.sha256(self.conditional.tobytes() + self.unconditional.tobytes())
         for bundle in self.bundles:
             for pair in zip(bundle.contexts, bundle.continuations, strict=True):
@@ -88,12 +89,13 @@ def of_tasks(
     ids = _Encoder(tokenizer)
     conditional, apart, n_tokens = [], [], []
     for task in tasks:
-        for i, (document, contexts, choices, bare) in enumerate(ids.documents(task.documents)):
-            where = f"task {task.name!r}: document {i}"
-            conditional += numbering.add(contexts, choices, where)
+        for i, encoded in enumerate(ids.documents(task.documents)):
+            where, choices = f"task {task.name!r}: document {i}", encoded.choices
+            conditional += numbering.add(encoded.contexts, choices, where)
             n_tokens += map(len, choices)
-            if unconditional and document.unconditional:
-                apart += numbering.add((bare,) * len(choices), choices, where)
+            if unconditional and encoded.document.unconditional:
+                bare = (encoded.unconditional,) * len(choices)
+                apart += numbering.add(bare, choices, where)
             else:
                 apart += [-1] * len(choices)
     return Requests(
@@ -103,7 +105,7 @@ def of_tasks(
 
 
 class _Numbering:
-    """Gives each distinct pair its number, and bundles those of one document."""
+    """Numbers distinct pairs, and bundles those of one document."""
 
     def __init__(self, window: int) -> None:
         self.bundles: list[Bundle] = []
@@ -141,6 +143,15 @@ class _Numbering:
         return [context[excess:] for context in contexts]
 
 
+class _Encoded(NamedTuple):
+    """A document, and the ids of its contexts (one a choice), choices and unconditional context."""
+
+    document: Document
+    contexts: list[Ids]
+    choices: list[Ids]
+    unconditional: Ids
+
+
 class _Encoder:
     """Texts to token ids, many at a time."""
 
@@ -148,10 +159,8 @@ class _Encoder:
         self._tokenizer = tokenizer
         self._begin = bos(tokenizer)
 
-    def documents(
-        self, documents: Sequence[Document]
-    ) -> Iterator[tuple[Document, list[Ids], list[Ids], Ids]]:
-        """Each document with the ids of its contexts, choices and unconditional context."""
+    def documents(self, documents: Sequence[Document]) -> Iterator[_Encoded]:
+        """Each document's ids."""
         contexts = self._encode((c for d in documents for c in _distinct(d)), self._begin)
         choices = self._encode((c for d in documents for c in d.choices), [])
         bare: dict[str, Ids] = {}
@@ -161,7 +170,8 @@ class _Encoder:
             apart = document.unconditional
             if apart not in bare:
                 bare[apart] = next(self._encode([apart], self._begin))
-            yield document, own, [next(choices) for _ in document.choices], bare[apart]
+            own_choices = [next(choices) for _ in document.choices]
+            yield _Encoded(document, own, own_choices, bare[apart])
 
     def _encode(self, texts: Iterable[str], begin: list[int]) -> Iterator[Ids]:
         texts = iter(texts)
@@ -171,13 +181,13 @@ class _Encoder:
 
 
 def bos(tokenizer: Tokenizer) -> list[int]:
-    """What the tokenizer puts before a text: BOS, or nothing."""
+    """The ids that the tokenizer puts before a text: BOS, or none."""
     marked, bare = (tokenizer.encode("a", add_special_tokens=on).ids for on in (True, False))
     return marked[: marked.index(bare[0])] if bare else []
 
 
 def _digest(pair: tuple[Ids, Ids]) -> bytes:
-    """Of a context and a continuation."""
+    """A hash of a context and a continuation."""
     text = b"%d " % len(pair[0]) + pair[0].tobytes() + pair[1].tobytes()
     return hashlib.blake2b(text, digest_size=16).digest()
 

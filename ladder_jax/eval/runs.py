@@ -28,30 +28,39 @@ from ladder_jax.training.run_directory import scored_steps
 _PATIENCE = 3
 
 
-class Asked(NamedTuple):
-    """What every checkpoint of a run is asked: held-out text, and tasks; `text` tells of which."""
+class Evaluation(NamedTuple):
+    """Held-out text and tasks, on which every checkpoint of a run is scored.
+
+    Attributes:
+        text: fingerprint of the run's text.
+        heldout: its held-out part.
+        tasks: None if the run has no tasks.
+    """
 
     text: str
     heldout: heldout.Heldout
-    tasks: scoring.Questions | None
+    tasks: scoring.PreparedTasks | None
 
 
-@functools.lru_cache(maxsize=4)  # a worker scores many runs on the same questions
-def _asked(data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh: Any) -> Asked:
+@functools.lru_cache(maxsize=4)  # a worker scores many runs alike
+def _evaluation(
+    data: DataConfig, seq_len: int, config: EvalConfig, cache: Path, mesh: Any
+) -> Evaluation:
+    """The evaluation for runs of this text; packed for the active mesh, which is `mesh`."""
     packed = prepare(data, seq_len, cache)
     held = heldout.Heldout.of(packed, config.heldout_tokens)
     if not config.tasks:
-        return Asked(packed.info.fingerprint, held, None)
+        return Evaluation(packed.info.fingerprint, held, None)
     made = [name for name in config.tasks if name in BUILDERS]
     tasks = build(made, [d.text for d in sources.load(data).heldout], packed.tokenizer, data.seed)
     public = olmes.expand(name for name in config.tasks if name not in made)
     tasks += [olmes.load(label) for label in public]
-    questions = scoring.prepare(tasks, packed.tokenizer, seq_len)
-    return Asked(packed.info.fingerprint, held, questions)
+    prepared = scoring.prepare(tasks, packed.tokenizer, seq_len)
+    return Evaluation(packed.info.fingerprint, held, prepared)
 
 
-def _asked_of(run: RunConfig, cache: Path) -> Asked:
-    return _asked(run.data, run.model.seq_len, run.eval, cache, parallel.active_mesh())
+def _evaluation_of(run: RunConfig, cache: Path) -> Evaluation:
+    return _evaluation(run.data, run.model.seq_len, run.eval, cache, parallel.active_mesh())
 
 
 def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> None:
@@ -60,28 +69,28 @@ def train_and_score(run: RunConfig, directory: Path, cache: Path, progress: bool
     Raises:
         InputError: see `train`; a task is unknown or does not fit; or checkpoints keep coming back
             corrupt.
-        Preempted: told to end; the same call goes on.
+        Preempted: a stop was requested; the same call goes on later.
     """
     if parallel.agreed(run_directory.is_done(run, directory)):
         return
     if run.eval.tasks:
         with parallel.use_mesh(parallel.make_mesh(run.mesh)):
-            _asked_of(run, cache)  # complains before the run is trained, not after
+            _evaluation_of(run, cache)  # errors come before the training, not after it
     in_loop = functools.partial(_in_loop, run, directory, cache)
     with preemption.watch():
         for _ in range(_PATIENCE):
             train(run, directory, cache, progress, in_loop)
             if score(run, directory, cache, progress):
                 return
-    raise InputError(f"{directory}: its checkpoints cannot be read back; check the disk")
+    raise InputError(f"{directory}: its checkpoints cannot be read back: check the disk")
 
 
 def score(run: RunConfig, directory: Path, cache: Path, progress: bool = True) -> bool:
-    """Scores the steps that are to be scored and are not yet.
+    """Scores the steps of a run that have no scores yet.
 
     Returns:
-        Whether they all are: False if a checkpoint was corrupt, which is then set aside with those
-        after it.
+        Whether all steps are scored: False if a checkpoint was corrupt, which is then set aside
+        with those after it.
     """
     checkpoints = Checkpoints(directory / "checkpoints")
     try:
@@ -118,29 +127,31 @@ def _score(
                 print(f"{e}: training it again", file=sys.stderr)
                 checkpoints.set_aside(step)
                 return False
-            if meta["data"]["fingerprint"] != _asked_of(run, cache).text:
+            if meta["data"]["fingerprint"] != _evaluation_of(run, cache).text:
                 raise InputError(
-                    f"{directory}: data.source gives other text now than this run was trained on: "
-                    "put the text back"
+                    f"{directory}: `data.source` gives other text now than this run was trained "
+                    "on: put the text back"
                 )
             _score_params(run, directory, cache, step, state.params)
     return True
 
 
 def _in_loop(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
-    """Scores the parameters that training holds at a step; once, though a step be trained again."""
+    """Scores the parameters that training holds at a step, unless that step is scored already."""
     if not parallel.agreed(run_directory.is_scored(run, directory, step)):
         _score_params(run, directory, cache, step, params)
 
 
 def _score_params(run: RunConfig, directory: Path, cache: Path, step: int, params: Any) -> None:
-    asked = _asked_of(run, cache)
-    measured = heldout.measure(run.model, params, asked.heldout)
+    evaluation = _evaluation_of(run, cache)
+    measured = heldout.measure(run.model, params, evaluation.heldout)
     if not all(map(math.isfinite, measured.values())):
         raise InputError(f"{directory}: the held-out loss of step {step} is not finite")
-    if asked.tasks is not None:
-        scores = scoring.score(run.model, params, asked.tasks)
+    if evaluation.tasks is not None:
+        scores = scoring.score(run.model, params, evaluation.tasks)
         if parallel.is_primary():
             store.write(scores, run_directory.scores_path(directory, step))
     if parallel.is_primary():
-        run_directory.write_eval(directory, step, "heldout", measured, len(asked.heldout.rows))
+        run_directory.write_eval(
+            directory, step, "heldout", measured, evaluation.heldout.n_sequences
+        )

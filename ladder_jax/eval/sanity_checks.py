@@ -1,4 +1,4 @@
-"""A word of warning where scores contradict each other."""
+"""Warnings where the scores of a task contradict each other."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _FINE_BPB = {
 }
 
 
-_FEWEST = 200  # documents of which guessing can be told
+_FEWEST = 200  # documents; with fewer, guessing cannot be recognised
 
 
 def at_chance(task: str, values: Mapping[str, float], chance: float, n: int) -> str | None:
-    """What is odd about a task's accuracy, in words; None if nothing is.
+    """A warning if accuracy is that of guessing though bits per byte are good; else None.
 
     Args:
         task: its label.

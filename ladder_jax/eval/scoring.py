@@ -1,4 +1,4 @@
-"""Scores tasks under one set of weights: watched, kept as they come, resumed."""
+"""Scores tasks with one set of weights, keeping scores as they come: a kill loses little."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from fitting.errors import InputError
 from ladder_jax import parallel
 from ladder_jax.config import ModelConfig
 from ladder_jax.eval import loglik, packing, requests, store
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
 from ladder_jax.runtime import preemption
 from ladder_jax.tasks.task import Task
 
@@ -31,10 +31,14 @@ _TOKENS_ELSEWHERE = 16_384
 
 
 @dataclass(frozen=True)
-class Questions:
-    """Tasks, their requests, and how these are computed: the same for every checkpoint.
+class PreparedTasks:
+    """Tasks, tokenised and packed; every checkpoint is scored on them alike.
 
-    `conditions` stands for the tokenizer, the window and what else decides the requests of a task.
+    Attributes:
+        tasks: scored together.
+        conditions: a hash of the tokenizer, the window and what else decides a task's requests.
+        requests: distinct (context, continuation) pairs.
+        plan: how the requests are computed.
     """
 
     tasks: tuple[Task, ...]
@@ -45,7 +49,7 @@ class Questions:
 
 def prepare(
     tasks: Sequence[Task], tokenizer: Tokenizer, window: int, unconditional: bool = True
-) -> Questions:
+) -> PreparedTasks:
     """Tokenises and packs tasks for the active mesh; see `requests.of_tasks`.
 
     Raises:
@@ -57,26 +61,26 @@ def prepare(
         raise InputError(f"two of the tasks are named {twice!r}: leave one out, or rename a file")
     made = requests.of_tasks(tasks, tokenizer, window, unconditional)
     conditions = _digest(tokenizer.to_str(), f"{window} {unconditional}")
-    return Questions(tuple(tasks), conditions, made, plan(made.bundles))
+    return PreparedTasks(tuple(tasks), conditions, made, plan(made.bundles))
 
 
 def plan(bundles: Sequence[requests.Bundle]) -> packing.Plan:
-    """Requests packed for the active mesh and the kind of its devices."""
+    """Packs requests for the active mesh and the kind of its devices."""
     at_once = _TOKENS_AT_ONCE.get(jax.default_backend(), _TOKENS_ELSEWHERE)
     return packing.plan(bundles, parallel.row_shards(), at_once)
 
 
-def score(model: ModelConfig, params: decoder.Params, questions: Questions) -> pd.DataFrame:
-    """The score store of the questions."""
-    scores = loglik.score(model, params, questions.plan)
-    return store.make(questions.tasks, questions.requests, scores.loglik)
+def score(model: ModelConfig, params: Params, prepared: PreparedTasks) -> pd.DataFrame:
+    """The score store of the tasks."""
+    scores = loglik.score(model, params, prepared.plan)
+    return store.make(prepared.tasks, prepared.requests, scores.loglik)
 
 
 def score_into(
     path: Path,
     model: ModelConfig,
-    params: decoder.Params,
-    asked: Sequence[Questions],
+    params: Params,
+    prepared: Sequence[PreparedTasks],
     weights: str,
     cells: Mapping[str, Any],
     progress: bool = True,
@@ -89,77 +93,108 @@ def score_into(
         path: of the store, made or added to.
         model: of the weights.
         params: float32 or bfloat16.
-        asked: tasks, those of one entry scored together.
+        prepared: tasks, those of one entry scored together.
         weights: fingerprint of the weights.
         cells: the run's columns of the measurement table.
         progress: draw a progress bar in computed tokens.
 
     Returns:
-        The store with all tasks that it holds, those asked for as they were asked for.
+        The store with all tasks that it holds; those of `prepared` with the documents given there.
 
     Raises:
         InputError: the store holds scores of other weights.
     """
     held = store.read(path) if path.is_file() else None
     if held is not None and held.attrs.get("weights") != weights:
-        raise InputError(f"{path}: holds scores of other weights: name another --store")
-    known = held.attrs["keys"] if held is not None else {}
-    dtype = str(jax.tree.leaves(params)[0].dtype)
-    todo = []
-    for questions in asked:
-        key = _digest(
-            _VERSION, weights, dtype, questions.requests.fingerprint, _of_documents(questions)
-        )
-        if any(known.get(task.name) != key for task in questions.tasks):
-            todo.append((questions, key))
-    total = sum(questions.plan.n_tokens for questions, _ in todo)
+        raise InputError(f"{path}: holds scores of other weights: name another `store`")
+    origin = _Origin(weights, dict(cells), str(jax.tree.leaves(params)[0].dtype))
+    todo = _not_held(prepared, held, origin)
     found = held
+    part = path.with_name(f".{path.name}.part")
+    total = sum(tasks.plan.n_tokens for tasks, _ in todo)
     with tqdm(total=total, unit="tok", unit_scale=True, disable=not progress) as bar:
-        for questions, key in todo:
-            bar.set_description(questions.tasks[0].name)
-            part = path.with_name(f".{path.name}.part")
-            scores = _resumed(part, model, params, questions.plan, key, bar)
-            frame = store.make(questions.tasks, questions.requests, scores.loglik)
+        for tasks, key in todo:
+            bar.set_description(tasks.tasks[0].name)
+            scores = _resumed(part, model, params, tasks.plan, key, bar)
+            frame = store.make(tasks.tasks, tasks.requests, scores.loglik)
             found = store.replaced(found, frame)
-            alike = _digest(_VERSION, dtype, questions.conditions)
-            if not _begins(held, frame, alike):
-                known = known | {task.name: key for task in questions.tasks}
-                before = held.attrs["conditions"] if held is not None else {}
-                held = store.replaced(held, frame)
-                held.attrs = {
-                    "weights": weights,
-                    "cells": dict(cells),
-                    "keys": known,
-                    "conditions": before | {task.name: alike for task in questions.tasks},
-                }
-                if parallel.is_primary():
-                    store.write(held, path)
+            held = _kept_in(path, held, frame, tasks, key, origin)
             if parallel.is_primary():
                 part.unlink(missing_ok=True)
     if held is None or found is None:
         raise InputError(f"{path}: nothing to score: name a task")
-    if json.dumps(held.attrs["cells"]) != json.dumps(dict(cells)):
-        held.attrs = held.attrs | {"cells": dict(cells)}
+    if json.dumps(held.attrs["cells"]) != json.dumps(origin.cells):
+        held.attrs = held.attrs | {"cells": origin.cells}
         if parallel.is_primary():
             store.write(held, path)
     found.attrs = dict(held.attrs)
     return found
 
 
-def _of_documents(questions: Questions) -> str:
-    """What the rows of a store tell beside the scores of the requests."""
-    rows = [(d.prompt_hash, d.gold, len(d.choices)) for t in questions.tasks for d in t.documents]
+class _Origin(NamedTuple):
+    """The weights of a store's scores, and their run."""
+
+    weights: str
+    cells: dict[str, Any]
+    dtype: str
+
+
+def _not_held(
+    prepared: Sequence[PreparedTasks], held: pd.DataFrame | None, origin: _Origin
+) -> list[tuple[PreparedTasks, str]]:
+    """Tasks that the store lacks, each with the key that it will be stored under."""
+    known = held.attrs["keys"] if held is not None else {}
+    todo = []
+    for tasks in prepared:
+        key = _digest(
+            _VERSION, origin.weights, origin.dtype, tasks.requests.fingerprint, _rows_of(tasks)
+        )
+        if any(known.get(task.name) != key for task in tasks.tasks):
+            todo.append((tasks, key))
+    return todo
+
+
+def _kept_in(
+    path: Path,
+    held: pd.DataFrame | None,
+    frame: pd.DataFrame,
+    tasks: PreparedTasks,
+    key: str,
+    origin: _Origin,
+) -> pd.DataFrame | None:
+    """The store with newly scored rows, written; as it was if it holds these rows and more."""
+    conditions = _digest(_VERSION, origin.dtype, tasks.conditions)
+    if _holds_more(held, frame, conditions):
+        return held
+    before = held.attrs if held is not None else {"keys": {}, "conditions": {}}
+    held = store.replaced(held, frame)
+    held.attrs = {
+        "weights": origin.weights,
+        "cells": origin.cells,
+        "keys": before["keys"] | {task.name: key for task in tasks.tasks},
+        "conditions": before["conditions"] | {task.name: conditions for task in tasks.tasks},
+    }
+    if parallel.is_primary():
+        store.write(held, path)
+    return held
+
+
+def _rows_of(tasks: PreparedTasks) -> str:
+    """A hash of what a store's rows say beside the scores."""
+    rows = [(d.prompt_hash, d.gold, len(d.choices)) for t in tasks.tasks for d in t.documents]
     return _digest(json.dumps(rows))
 
 
-def _begins(held: pd.DataFrame | None, frame: pd.DataFrame, alike: str) -> bool:
+def _holds_more(held: pd.DataFrame | None, frame: pd.DataFrame, conditions: str) -> bool:
     """Whether a store holds each task of `frame`, scored alike, these very documents and more."""
-    if held is None or any(held.attrs["conditions"].get(t) != alike for t in set(frame["task"])):
+    if held is None:
         return False
-    told = ["doc", "choice", "gold", "prompt_hash"]
+    if any(held.attrs["conditions"].get(t) != conditions for t in set(frame["task"])):
+        return False
+    compared = ["doc", "choice", "gold", "prompt_hash"]
     for task, rows in frame.groupby("task", sort=False):
-        fuller = held.loc[held["task"] == task, told]
-        if len(fuller) <= len(rows) or not np.array_equal(fuller[: len(rows)], rows[told]):
+        fuller = held.loc[held["task"] == task, compared]
+        if len(fuller) <= len(rows) or not np.array_equal(fuller[: len(rows)], rows[compared]):
             return False
     return True
 
@@ -167,12 +202,12 @@ def _begins(held: pd.DataFrame | None, frame: pd.DataFrame, alike: str) -> bool:
 def _resumed(
     part: Path,
     model: ModelConfig,
-    params: decoder.Params,
+    params: Params,
     plan: packing.Plan,
     key: str,
     bar: tqdm,
 ) -> loglik.Scores:
-    """Scores of a plan, from where an earlier process stopped; `part` holds what is done."""
+    """Scores of a plan, from where an earlier process stopped: `part` holds what it computed."""
     key = _digest(key, plan.fingerprint)
     first, scores = parallel.agreed(_kept(part, plan, key))
     first, scores = int(first), loglik.Scores(*map(np.array, scores))
@@ -199,7 +234,7 @@ def _keep(part: Path, key: str, scores: loglik.Scores, done: int) -> None:
 
 
 def _kept(part: Path, plan: packing.Plan, key: str) -> tuple[int, loglik.Scores]:
-    """How many calls are done already, and what they gave."""
+    """The number of calls that an earlier process finished, and their scores."""
     try:
         frame = pd.read_parquet(part)
     except Exception:  # absent or damaged: start again

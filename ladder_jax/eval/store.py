@@ -1,8 +1,8 @@
 """The score store: one row per (document, choice), from which every metric can be recomputed.
 
-What the scores are of travels with them (`attrs`, kept in the file's metadata): `weights`, a
-fingerprint; `cells`, the run's columns of the measurement table; `keys`, what was asked for each
-task, so that nothing is scored twice; `conditions`, how it was scored.
+A store's `attrs`, kept in the file's metadata, say what was scored: `weights`, their fingerprint;
+`cells`, the run's columns of the measurement table; by task, `keys`, a hash of its requests and
+rows, so that nothing is scored twice, and `conditions`, a hash of the tokenizer and settings.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pyarrow
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from fitting.io import write_atomically
 from ladder_jax.eval.requests import Requests
 from ladder_jax.tasks.task import Task
@@ -29,8 +29,8 @@ def make(tasks: Sequence[Task], requests: Requests, loglik: np.ndarray) -> pd.Da
     """Rows in the order of tasks, documents and choices.
 
     Args:
-        tasks: what was scored.
-        requests: made of them.
+        tasks: scored tasks.
+        requests: those of the tasks.
         loglik: summed log-likelihood of each request in nats, shape (n_requests,).
     """
     rows = []
@@ -52,7 +52,7 @@ def make(tasks: Sequence[Task], requests: Requests, loglik: np.ndarray) -> pd.Da
 
 
 def replaced(held: pd.DataFrame | None, frame: pd.DataFrame) -> pd.DataFrame:
-    """A store with the tasks of `frame` in place of its own of the same names; attrs are held's."""
+    """A store in which `frame` replaces the tasks of the same names; keeps the attrs of `held`."""
     if held is None:
         return frame
     kept = held[~held["task"].isin(frame["task"].unique())]
@@ -75,7 +75,7 @@ def read(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError, pyarrow.ArrowException) as e:
-        raise InputError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from None
+        raise InputError(f"{path}: cannot be read: {first_line(e)}") from None
     for column in COLUMNS:
         if column not in frame.columns:
             raise InputError(f"{path}: column {column!r} is missing: score the checkpoint again")

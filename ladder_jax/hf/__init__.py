@@ -1,4 +1,4 @@
-"""OLMo 2 models in the format of Hugging Face: found, read and written."""
+"""Finds, reads and writes OLMo 2 models in the format of Hugging Face."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OLMo 2 models in the format of Hugging Face: found, told apart, written.
+"""Finds, identifies and writes OLMo 2 models in the format of Hugging Face.
 
 A model is a directory: `config.json` (read by `hf.config`), weights in safetensors (by
 `hf.weights`) and, as a rule, `tokenizer.json`.  Nothing is ever unpickled.
@@ -31,7 +31,7 @@ from ladder_jax.hf.weights import (
     shapes_of,
     write_params,
 )
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
 
 TOKENIZER_FILE = "tokenizer.json"
 _FETCHED = [
@@ -49,7 +49,7 @@ _PIECE = 2**22  # bytes that `fingerprint` reads at once
 def locate(name: str) -> Path:
     """A model's directory: `name` itself if it is one, else a hub's `org/model[@revision]`.
 
-    What is fetched stays in the cache of `huggingface_hub`, which serves without a network.
+    Fetched files stay in the cache of `huggingface_hub`, which needs no network to find them again.
 
     Raises:
         InputError: there is no such directory or model, or it cannot be fetched.
@@ -66,18 +66,18 @@ def locate(name: str) -> Path:
         )
         return Path(found)
     except errors.GatedRepoError:
-        mend = "is gated: accept its terms on the hub, then log in with hf auth login"
+        problem = "is gated: accept its terms on the hub, then log in with hf auth login"
     except errors.RepositoryNotFoundError:
-        mend = "is neither a directory nor a model on the hub: give a directory or org/model"
+        problem = "is neither a directory nor a model on the hub: give a directory or org/model"
     except errors.RevisionNotFoundError:
-        mend = f"has no revision {revision!r}: name a branch, a tag or a commit"
+        problem = f"has no revision {revision!r}: name a branch, a tag or a commit"
     except errors.HFValidationError:
-        mend = "cannot be a model of the hub: give a directory or org/model[@revision]"
+        problem = "cannot be a model of the hub: give a directory or org/model[@revision]"
     except errors.LocalEntryNotFoundError:
-        mend = "is no directory, and the hub cannot be reached: give a directory"
-    except Exception as e:  # of the HTTP library, which changes with huggingface_hub
-        mend = f"cannot be fetched ({first_line(e)}): try again, or give a directory"
-    raise InputError(f"{name} {mend}")
+        problem = "is no directory, and the hub cannot be reached: give a directory"
+    except Exception as e:  # the HTTP library's, which changes with huggingface_hub
+        problem = f"cannot be fetched ({first_line(e)}): try again, or give a directory"
+    raise InputError(f"{name} {problem}")
 
 
 def tokenizer_file(directory: str | Path) -> Path | None:
@@ -111,7 +111,7 @@ def fingerprint(directory: str | Path) -> str:
 def write(
     directory: str | Path,
     model: ModelConfig,
-    params: decoder.Params,
+    params: Params,
     tokenizer_file: Path | None = None,
     dtype: str = "float32",
     max_shard_bytes: float = 5e9,
@@ -120,10 +120,10 @@ def write(
 
     Args:
         directory: must not exist, or be empty.
-        model: what the parameters are of.
-        params: in the structure of `decoder.init_params`, all addressable by this process.
+        model: the model of the parameters.
+        params: in the structure of `Architecture.init_params`, all addressable by this process.
         tokenizer_file: a `tokenizer.json` to carry along.
-        dtype: of the weights on disk, `float32` or `bfloat16` (rounded to nearest).
+        dtype: that of the weights on disk, `float32` or `bfloat16` (rounded to nearest).
         max_shard_bytes: a weights file holds no more, unless a single tensor does.
 
     Raises:
@@ -152,32 +152,32 @@ def write(
 
 
 def check_vacant(directory: str | Path) -> None:
-    """Checks that a directory may be made: that it does not exist, or is empty.
+    """Checks that a directory does not exist, or is empty.
 
     Raises:
-        InputError: it may not.
+        InputError: it holds something.
     """
     if not str(directory) or Path(directory) == Path("."):
-        raise InputError("--out must name a directory of its own")
+        raise InputError("`out` must name a directory of its own")
     try:
         used = os.path.lexists(directory) and any(Path(directory).iterdir())
     except OSError as e:
         raise InputError(f"{directory}: cannot be written: {e.strerror}: choose another") from None
     if used:
-        raise InputError(f"{directory}: is not empty: choose another --out")
+        raise InputError(f"{directory}: is not empty: choose another `out`")
 
 
-def _check_shapes(model: ModelConfig, params: decoder.Params, directory: Path) -> None:
+def _check_shapes(model: ModelConfig, params: Params, directory: Path) -> None:
     expected = jax.tree.map(lambda x: x.shape, shapes_of(model))
     if jax.tree.map(lambda x: x.shape, params) != expected:
-        raise InputError(f"{directory}: the parameters are not of the model that is to be written")
+        raise InputError(f"{directory}: the parameters are not of the model to be written")
 
 
 def _end_of_text(path: Path, model: ModelConfig) -> int | None:
     """The id of the end of text, if the tokenizer, which must be the model's, has one."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as e:  # what it raises of damage has no class of its own
+    except Exception as e:  # a damaged file raises no narrower class
         raise InputError(f"{path}: cannot be read ({first_line(e)}): give another") from None
     highest = max(tokenizer.get_vocab().values(), default=-1)
     if highest >= model.vocab_size:

@@ -9,7 +9,6 @@ from typing import Any
 
 from fitting.errors import InputError
 from ladder_jax.config import ModelConfig
-from ladder_jax.models.layers import init_std
 
 CONFIG_FILE = "config.json"
 _ARCHITECTURE, _MODEL_TYPE = "Olmo2ForCausalLM", "olmo2"
@@ -21,7 +20,7 @@ _SIZES = {  # theirs: ours
     "vocab_size": "vocab_size",
     "max_position_embeddings": "seq_len",
 }
-_ONLY = {  # what our decoder does; absent or null means the same
+_ONLY = {  # what our decoder does, as does a file in which the field is absent or null
     "architectures": [_ARCHITECTURE],
     "hidden_act": "silu",
     "attention_bias": False,
@@ -33,12 +32,12 @@ _ONLY = {  # what our decoder does; absent or null means the same
 def read_config(directory: str | Path) -> ModelConfig:
     """The model that a directory's `config.json` describes.
 
-    Key and value heads as many as the others are read as `n_kv_heads=0`; `scan_layers` and
-    `remat`, of which the file knows nothing, stay off.
+    As many key and value heads as query heads are read as `n_kv_heads=0`; `scan_layers` and
+    `remat`, which the file does not have, stay off.
 
     Raises:
         InputError: the file is absent or damaged, a field is missing or ill-typed, or our decoder
-            does not do what it asks for.
+            cannot do what it asks for.
     """
     path = Path(directory) / CONFIG_FILE
     config = _load(path)
@@ -75,8 +74,8 @@ def to_config(model: ModelConfig, dtype: str, end_of_text: int | None) -> dict[s
     """The content of a `config.json` that transformers 4 and 5 both understand.
 
     Args:
-        model: what the weights are of.
-        dtype: of the weights, `float32` or `bfloat16`.
+        model: the model of the weights.
+        dtype: that of the weights, `float32` or `bfloat16`.
         end_of_text: id of the token that ends a document, if there is a tokenizer.
     """
     sizes = {theirs: getattr(model, ours) for theirs, ours in _SIZES.items()}
@@ -87,7 +86,7 @@ def to_config(model: ModelConfig, dtype: str, end_of_text: int | None) -> dict[s
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,  # transformers 4
         "rope_parameters": {"rope_theta": model.rope_theta, "rope_type": "default"},  # and 5
-        "initializer_range": init_std(model),
+        "initializer_range": model.init_std or model.d_model**-0.5,
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,

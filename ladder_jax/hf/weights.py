@@ -1,6 +1,6 @@
-"""Weights of `Olmo2ForCausalLM` in safetensors, to and from our structure.
+"""Weights of `Olmo2ForCausalLM` in safetensors, to and from the decoder's parameters.
 
-Theirs is a tensor a layer, output by input; ours is a stack over layers, input by output.
+The files hold a tensor a layer, output by input; the decoder stacks its layers, input by output.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from safetensors.numpy import save_file
 from fitting.errors import InputError, first_line
 from ladder_jax.config import ModelConfig
 from ladder_jax.hf.config import CONFIG_FILE, is_tied
-from ladder_jax.models import decoder
+from ladder_jax.models.protocol import Params
+from ladder_jax.models.registry import architecture
 
-DTYPES = ("float32", "bfloat16")  # that we hold, and write
-shapes_of = functools.cache(decoder.abstract_params)  # tracing it takes a tenth of a second
+DTYPES = ("float32", "bfloat16")  # of parameters, and of files that are written
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 _ON_DISK = ("F32", "BF16", "F16")
 _EMBED, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -46,8 +46,14 @@ _LAYER = {
 }
 
 
+@functools.cache  # tracing takes a tenth of a second
+def shapes_of(model: ModelConfig) -> Params:
+    """Shapes and dtypes of a model's parameters."""
+    return architecture(model).abstract_params(model)
+
+
 class _Tensor(NamedTuple):
-    """One of their tensors, and where it lies in our structure."""
+    """A tensor of the files, and its place in our structure."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,16 +63,17 @@ class _Tensor(NamedTuple):
 
 def read_params(
     directory: str | Path, model: ModelConfig, dtype: str = "float32", shardings: Any = None
-) -> decoder.Params:
-    """The weights of an `Olmo2ForCausalLM`, in the structure of `decoder.init_params`.
+) -> Params:
+    """The weights of an `Olmo2ForCausalLM`, in the structure of `Architecture.init_params`.
 
-    Every tensor is checked before any is read; it takes the result's memory and a tensor's more.
+    Every tensor is checked before any is read.  The memory needed is that of the result and of one
+    tensor more.
     A tied output head becomes a copy of the input table.
 
     Args:
         directory: holds safetensors of float32, bfloat16 or float16, one file or an index.
         model: as `read_config` gives it.
-        dtype: of the result, `float32` or `bfloat16`.
+        dtype: that of the result, `float32` or `bfloat16`.
         shardings: a sharding for every parameter, in the same structure; every process then reads
             the files and keeps its own shards.  Without, the result is numpy arrays.
 
@@ -76,7 +83,7 @@ def read_params(
     check_dtype(dtype)
     directory, tied = Path(directory), is_tied(directory)
     with contextlib.ExitStack() as opened:
-        home = {}  # of each tensor: its file
+        home = {}  # tensor -> its file
         for path in _files(directory):
             file = _open(path, opened)
             home |= {name: (path, file) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -103,13 +110,13 @@ def assemble(
     model: ModelConfig,
     dtype: str = "float32",
     shardings: Any = None,
-) -> decoder.Params:
+) -> Params:
     """Our parameters from tensors under their names: matrices transposed, layers stacked.
 
     Args:
         read: gives a tensor by its name in `Olmo2ForCausalLM`.
-        model: what the tensors are of.
-        dtype: of the result.
+        model: the model of the tensors.
+        dtype: that of the result.
         shardings: see `read_params`.
     """
 
@@ -126,15 +133,13 @@ def assemble(
     return jax.tree_util.tree_map_with_path(leaf, shapes_of(model), *given)
 
 
-def write_params(
-    directory: Path, params: decoder.Params, dtype: str, max_shard_bytes: float
-) -> None:
+def write_params(directory: Path, params: Params, dtype: str, max_shard_bytes: float) -> None:
     """Writes safetensors, one file or several with an index, in the order of the layers.
 
     Args:
         directory: exists.
-        params: in the structure of `decoder.init_params`.
-        dtype: of the tensors on disk.
+        params: in the structure of `Architecture.init_params`.
+        dtype: that of the tensors on disk.
         max_shard_bytes: a file holds no more, unless a single tensor does.
     """
     entries = [
@@ -166,19 +171,19 @@ def check_dtype(dtype: str) -> None:
         InputError: it is not.
     """
     if dtype not in DTYPES:
-        raise InputError(f"--dtype is {dtype!r}: one of {', '.join(DTYPES)} is needed")
+        raise InputError(f"`dtype` is {dtype!r}: one of {', '.join(DTYPES)} is needed")
 
 
 def _theirs(path: Any, shape: tuple[int, ...]) -> list[_Tensor]:
-    """The tensors of theirs that make up a leaf of ours, from its path and shape."""
+    """The tensors of the files that make up one of our arrays, from its path and shape."""
     ours = jax.tree_util.keystr(path, simple=True, separator=".")
     transposed = ours != "embed" and not ours.endswith("scale")
-    turn = -1 if transposed else 1
+    order = -1 if transposed else 1
     if ours in _TOP:
-        return [_Tensor(_TOP[ours], shape[::turn], None, transposed)]
+        return [_Tensor(_TOP[ours], shape[::order], None, transposed)]
     name = _LAYER[ours.removeprefix("layers.")]
     return [
-        _Tensor(f"model.layers.{i}.{name}.weight", shape[1:][::turn], i, transposed)
+        _Tensor(f"model.layers.{i}.{name}.weight", shape[1:][::order], i, transposed)
         for i in range(shape[0])
     ]
 
@@ -218,7 +223,7 @@ def _files(directory: Path) -> list[Path]:
 
 
 def no_weights(directory: Path) -> NoReturn:
-    """Complains of a directory without safetensors."""
+    """Raises the `InputError` of a directory without safetensors."""
     pickled = any(directory.glob("*.bin")) or any(directory.glob("*.pt"))
     also = "; its pickled weights are not read, save them with safe_serialization=True"
     raise InputError(
@@ -241,7 +246,7 @@ def _damaged(path: Path, e: Exception) -> NoReturn:
 
 
 def _check_tensors(home: dict[str, Any], model: ModelConfig, tied: bool, directory: Path) -> None:
-    """Checks names, shapes and types, which needs only the headers."""
+    """Checks names, shapes and types from the headers of the files."""
     leaves = jax.tree_util.tree_leaves_with_path(shapes_of(model))
     tensors = itertools.chain.from_iterable(_theirs(path, leaf.shape) for path, leaf in leaves)
     expected = {tensor.name: tensor.shape for tensor in tensors}

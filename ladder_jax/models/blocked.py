@@ -1,4 +1,4 @@
-"""Causal attention for CPUs: blocks of queries, each against the keys that it sees and no later."""
+"""Causal attention for CPUs: blocks of queries, each with only the keys up to its own end."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-_BLOCK = 64  # queries, at the least
-_BLOCKS = 8  # each is compiled for itself
+_BLOCK = 64  # queries of a block, at the least
+_BLOCKS = 8  # at the most: each is compiled by itself
 
 
 def blocked(
@@ -15,8 +15,8 @@ def blocked(
 ) -> jax.Array:
     """Softmax of scaled queries times keys, over values: (B, H, L, K) in the values' dtype.
 
-    Scores are float32 and stand as keys x queries: sums and maxima over keys then run along
-    memory, several times as fast in XLA on CPU.
+    Scores are float32 of shape keys x queries: sums and maxima over keys then vectorise, several
+    times as fast in XLA on CPU.
     """
     b, heads, length, k = query_BxHxLxK.shape
     groups = key_BxGxLxK.shape[1]

@@ -1,4 +1,4 @@
-"""Parameters and FLOPs in closed form, under the conventions in use.
+"""Parameters and FLOPs of any model in closed form, under the conventions in use.
 
 The ladder paper's "non-embedding" N leaves out the input table and keeps the untied output head
 (arXiv 2412.04403, Table 1, and the code published with it); Kaplan et al. (arXiv 2001.08361)
@@ -10,32 +10,25 @@ from __future__ import annotations
 from typing import Literal
 
 from ladder_jax.config import ModelConfig
+from ladder_jax.models.registry import counts_of
 
 FlopsConvention = Literal["olmo", "6n", "matmul"]
 
 
 def n_params(model: ModelConfig) -> int:
     """Parameters N of the ladder paper: all but the input table, output head included."""
-    return n_params_non_embedding(model) + model.vocab_size * model.d_model
+    counts = counts_of(model)
+    return counts.non_embedding + counts.output_head
 
 
 def n_params_total(model: ModelConfig) -> int:
     """Every parameter, input table and output head included."""
-    return n_params(model) + model.vocab_size * model.d_model
+    return n_params(model) + counts_of(model).input_table
 
 
 def n_params_non_embedding(model: ModelConfig) -> int:
     """Parameters without input table and output head (arXiv 2001.08361, Section 2.1)."""
-    d, kv = model.d_model, model.kv_heads * model.head_dim
-    attention = 2 * d * d + 2 * d * kv  # query and output; key and value
-    mlp = 3 * d * model.d_ff
-    return model.n_layers * (attention + mlp) + n_norm_scales(model)
-
-
-def n_norm_scales(model: ModelConfig) -> int:
-    """Parameters of the norms: after attention and MLP, of queries and keys, and the last."""
-    d, kv = model.d_model, model.kv_heads * model.head_dim
-    return model.n_layers * (3 * d + kv) + d
+    return counts_of(model).non_embedding
 
 
 def flops_per_token(model: ModelConfig, convention: FlopsConvention = "olmo") -> int:
@@ -47,13 +40,13 @@ def flops_per_token(model: ModelConfig, convention: FlopsConvention = "olmo") ->
             backward twice that with the input table counted as well (a quirk of its code, kept
             for parity).  `6n` is the rule C = 6 N D.  `matmul` counts what matrix products do,
             forward and twice that backward, the head included and attention not halved for
-            causality: 6 (N - norms) + 12 layers D L.  Utilisation (MFU) is told in it.
+            causality: 6 (N - norms) + 12 layers D L.  Utilisation (MFU) is reported in it.
     """
     if convention == "6n":
         return 6 * n_params(model)
-    attention = model.n_layers * model.d_model * model.seq_len
+    attention = counts_of(model).attention
     if convention == "matmul":
-        return 6 * (n_params(model) - n_norm_scales(model)) + 12 * attention
+        return 6 * (n_params(model) - counts_of(model).norm_scales) + 12 * attention
     forward = 2 * n_params(model) + 4 * attention
     backward = 4 * n_params_total(model) + 8 * attention
     return forward + backward

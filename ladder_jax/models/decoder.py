@@ -1,7 +1,7 @@
 """The OLMo 2 decoder: token ids in, logits out.
 
-Layers are stored stacked, one leading axis, whether they are unrolled (default, fastest on CPU) or
-scanned (deep models, fast compiles): a checkpoint does not depend on the choice.
+Layers are stored stacked along a leading axis, whether they are unrolled (default, fastest on CPU)
+or scanned (deep models, fast compiles): a checkpoint does not depend on the choice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from ladder_jax.config import ModelConfig
 from ladder_jax.models import fused
 from ladder_jax.models.layers import (
     Block,
-    Prefix,
     RMSNorm,
     Rotary,
     init_std,
@@ -27,9 +26,10 @@ from ladder_jax.models.layers import (
     visible,
 )
 from ladder_jax.models.linear import linear
+from ladder_jax.models.loss import summed_loss, token_nats
+from ladder_jax.models.protocol import PADDING, Batch, Loss, Params, Prefix, Width
 from ladder_jax.parallel import constrain, platform
 
-Params = dict[str, Any]
 _REMAT = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
@@ -63,17 +63,17 @@ class Decoder(nnx.Module):
             token_BxL: token ids.
             position_BxL: rotary positions; 0, 1, ... by default.
             mask_BxLxS: which keys each query sees; causal by default.
-            prefix: of all layers, what `keys_values` gave for tokens that precede every row.
+            prefix: keys and values of all layers, of tokens that precede every row.
         """
-        turn = self._turn(token_BxL, position_BxL)
+        angles = self._angles(token_BxL, position_BxL)
         if mask_BxLxS is None:
             bias = self._causal(token_BxL, plain=prefix is not None)
         else:
             bias = visible(mask_BxLxS)
 
         def layer(x: jax.Array, block: Block, own: Any) -> tuple[jax.Array, None]:
-            before = prefix and Prefix(own[0], own[1], prefix.bias)
-            return block(x, turn, bias, before), None
+            before = prefix and Prefix(own[0], own[1], prefix.mask)
+            return block(x, angles, bias, before), None
 
         own = prefix and (prefix.key, prefix.value)
         x, _ = self._through(layer, self._embedded(token_BxL), own)
@@ -81,15 +81,16 @@ class Decoder(nnx.Module):
 
     def keys_values(self, token_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Keys and values of every layer, each of shape (N, B, G, L, K), positions 0, 1, ..."""
-        turn, bias = self._turn(token_BxL, None), self._causal(token_BxL, plain=True)
+        angles = self._angles(token_BxL, None)
+        bias = self._causal(token_BxL, plain=True)
 
         def layer(x: jax.Array, block: Block, own: None) -> tuple[jax.Array, Any]:
-            return block(x, turn, bias), block.attention.keys_values(x, turn)
+            return block(x, angles, bias), block.attention.keys_values(x, angles)
 
         return self._through(layer, self._embedded(token_BxL), None)[1]
 
     def _causal(self, token_BxL: jax.Array, plain: bool = False) -> jax.Array | None:
-        """A causal bias of shape (1, L, L), or none where a kernel knows it."""
+        """A causal bias of shape (1, L, L), or None where a kernel masks by itself."""
         length = token_BxL.shape[1]
         kernel = fused.attention(self.config, length, self.head[...].dtype)
         if kernel is not None and not plain:
@@ -99,12 +100,18 @@ class Decoder(nnx.Module):
     def _embedded(self, token_BxL: jax.Array) -> jax.Array:
         return constrain(jnp.take(self.embed[...], token_BxL, axis=0), "batch", "length", "embed")
 
-    def _turn(self, token_BxL: jax.Array, position_BxL: jax.Array | None) -> Rotary:
+    def _angles(self, token_BxL: jax.Array, position_BxL: jax.Array | None) -> Rotary:
         known = np.arange(token_BxL.shape[1])[None] if position_BxL is None else position_BxL
         return rotary(known, self.config.head_dim, self.config.rope_theta)
 
     def _through(self, layer: Any, x: jax.Array, extra: Any) -> tuple[jax.Array, Any]:
-        """All layers in turn: (x, block, its part of `extra`) -> x, output; outputs are stacked."""
+        """Applies all layers in order, and stacks what each gives.
+
+        Args:
+            layer: (x, block, its part of `extra`) -> x, output.
+            x: input of the first layer.
+            extra: arrays with a leading axis of layers, or None.
+        """
         graph, stack = nnx.split(self.layers)
 
         def step(x: jax.Array, part: Any) -> tuple[jax.Array, Any]:
@@ -134,9 +141,9 @@ class Decoder(nnx.Module):
         return self.logits(self.hidden(token_BxL, position_BxL, mask_BxLxS))
 
     def logits(self, hidden_BxLxD: jax.Array) -> jax.Array:
-        """The output head alone: hidden states to logits, float32 of shape (B, L, V).
+        """Logits from hidden states, float32 of shape (B, L, V).
 
-        In bfloat16, logits of choices that differ by little would tie.
+        In bfloat16, logits of choices that differ by little would be equal.
         """
         logits = linear(hidden_BxLxD, self.head, dtype=jnp.float32)
         return constrain(logits, "batch", "length", "vocab")
@@ -166,6 +173,62 @@ def logical_axes(config: ModelConfig) -> Params:
     return nnx.to_pure_dict(named)
 
 
+def divisibility(config: ModelConfig) -> dict[str, Width]:
+    """Config fields that must divide over the mesh, and the logical axes that they lie on."""
+    return {
+        "d_model": Width("embed", config.d_model),
+        "d_ff": Width("mlp", config.d_ff),
+        "n_heads": Width("heads", config.n_heads),
+        "n_kv_heads": Width("heads", config.kv_heads),
+        "vocab_size": Width("vocab", config.vocab_size),
+    }
+
+
+def decayed(params: Params, decay_embeddings: bool) -> Params:
+    """Which parameters weight decay covers: all but, unless `decay_embeddings`, the input table."""
+    every = jax.tree.map(lambda _: True, params)
+    return every if decay_embeddings else every | {"embed": False}
+
+
+def abstract_batch(config: ModelConfig, n_seqs: int) -> Batch:
+    """`tokens`, int32 of shape (B, L + 1): inputs and, shifted by one, targets."""
+    return {"tokens": jax.ShapeDtypeStruct((n_seqs, config.seq_len + 1), np.int32)}
+
+
+def n_predicted(batch: Batch) -> jax.Array:
+    """Targets that are no padding, over all leading axes: a scalar."""
+    return jnp.sum(batch["tokens"][..., 1:] != PADDING)
+
+
+def loss(
+    config: ModelConfig, params: Params, batch: Batch, n_tokens: jax.Array, z_loss: float
+) -> Loss:
+    """Cross-entropy of next tokens, and with the z-loss; see `Architecture.loss`."""
+    inputs, targets = _inputs_targets(batch)
+    weight = jnp.where(targets != PADDING, 1 / n_tokens, 0.0)
+    bound = bind(config, params)
+    if config.loss_chunk:
+        hidden, head = bound.hidden(inputs), bound.head[...]
+        sums: Any = summed_loss(hidden, head, targets, weight, z_loss, config.loss_chunk)
+        return Loss(*sums)
+    nats, normaliser = token_nats(bound(inputs), targets)
+    total = jnp.sum(weight * nats)
+    return Loss(total + z_loss * jnp.sum(weight * normaliser**2), total)
+
+
+def sequence_nats(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+    """Cross-entropy of each row's targets, summed, in nats; shape (B,)."""
+    inputs, targets = _inputs_targets(batch)
+    nats, _ = token_nats(bind(config, params)(inputs), targets)
+    return jnp.sum(jnp.where(targets != PADDING, nats, 0.0), axis=1)
+
+
+def _inputs_targets(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """Token ids to read, padding replaced by 0, and to predict; each of shape (B, L)."""
+    tokens = batch["tokens"]
+    return jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+
+
 def bind(config: ModelConfig, params: Params) -> Decoder:
     """A decoder that holds these parameters, for use inside a jitted function.
 
@@ -175,7 +238,7 @@ def bind(config: ModelConfig, params: Params) -> Decoder:
 
 
 def compute_dtype(config: ModelConfig) -> str | None:
-    """The dtype of the computation; None, of `auto` on CPU, is that of the parameters."""
+    """The dtype of the computation; None (`auto` on CPU) is that of the parameters."""
     if config.dtype != "auto":
         return config.dtype
     return None if platform() == "cpu" else "bfloat16"

@@ -19,25 +19,25 @@ from ladder_jax.config import ModelConfig
 from ladder_jax.models.blocked import blocked
 
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-_LANES = 128  # of a TPU's vector unit; the kernel's widths are multiples
+_LANES = 128  # of a TPU's vector unit; the kernel's widths are multiples of it
 _BLOCK = 512  # queries, and keys, of one tile
 
 _AXES = ("batch", "heads", "length", None)
 
 
 def attention(config: ModelConfig, length: int, dtype: jnp.dtype) -> Attend | None:
-    """Causal attention of scaled queries (B, H, L, K) to keys and values (B, G, L, K).
+    """The kernel of causal attention: scaled queries (B, H, L, K), keys and values (B, G, L, K).
 
     Args:
-        config: whose `attention` says what is wanted.
+        config: its `attention` chooses.
         length: L.
-        dtype: of queries, keys and values.
+        dtype: that of queries, keys and values.
 
     Returns:
-        None where the plain form is to be used.
+        The function of queries, keys and values, or None where attention is to be plain.
 
     Raises:
-        InputError: `fused` where there is no kernel.
+        InputError: `model.attention` is `fused`, and there is no kernel.
     """
     wanted, platform = config.attention, parallel.platform()
     if wanted == "plain":
@@ -50,8 +50,8 @@ def attention(config: ModelConfig, length: int, dtype: jnp.dtype) -> Attend | No
         return blocked
     if wanted == "fused":
         raise InputError(
-            "model.attention fused needs a length that is a multiple of 128 on TPU, and bfloat16 "
-            f"on GPU; here is {platform}, {length} and {dtype}: use auto"
+            "`model.attention` fused needs a length that is a multiple of 128 on TPU, and bfloat16 "
+            f"on GPU, but this is {platform}, {length} and {dtype}: use auto"
         )
     return None
 
@@ -64,7 +64,7 @@ def splash(
 ) -> jax.Array:
     """Splash attention, heads over the mesh's tensor axis; `interpret` runs it without a TPU.
 
-    Head dimensions are filled with zeros up to a multiple of the lanes, which changes nothing.
+    Head dimensions are padded with zeros to a multiple of the lanes, which changes no result.
     """
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as kernel,

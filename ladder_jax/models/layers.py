@@ -1,12 +1,12 @@
 """Layers of the OLMo 2 decoder (arXiv 2501.00656): norms follow attention and MLP.
 
-Each parameter is declared with its logical axes (`axes=`), which `sharding.py` maps to the mesh.
+Each parameter is declared with its logical axes (`axes=`), which `parallel.rules` maps to the mesh.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,25 +16,14 @@ from flax import nnx
 from ladder_jax.config import ModelConfig
 from ladder_jax.models import fused
 from ladder_jax.models.linear import linear
+from ladder_jax.models.protocol import Prefix
 from ladder_jax.parallel import constrain
 
 Rotary = tuple[jax.Array, jax.Array]
 
 
-class Prefix(NamedTuple):
-    """What every row sees before its own tokens.
-
-    Keys and values of shape (G, S, K), or (N, G, S, K) for all layers; `bias` of shape (S,), see
-    `visible`, hides padding.
-    """
-
-    key: jax.Array
-    value: jax.Array
-    bias: jax.Array
-
-
 def visible(mask: jax.Array) -> jax.Array:
-    """0 where a mask is true, and where it is not a number that leaves no weight; float32."""
+    """A float32 bias of scores: 0 where a mask is true, -1e30 elsewhere, which leaves no weight."""
     return jnp.where(mask, 0.0, -1e30).astype(jnp.float32)
 
 
@@ -74,12 +63,12 @@ def rotary(position_BxL: np.ndarray | jax.Array, head_dim: int, theta: float) ->
     return jnp.asarray(xp.cos(angle)), jnp.asarray(xp.sin(angle))
 
 
-def rotate(x_BxLxHxK: jax.Array, turn: Rotary) -> jax.Array:
-    """Rotary position embedding, half-split: channel i turns with channel i + K/2."""
-    cos, sin = turn
+def rotate(x_BxLxHxK: jax.Array, angles: Rotary) -> jax.Array:
+    """Rotary position embedding, half-split: channel i is rotated with channel i + K/2."""
+    cos, sin = angles
     first, second = jnp.split(x_BxLxHxK.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BxLxHxK.dtype)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x_BxLxHxK.dtype)
 
 
 class Attention(nnx.Module):
@@ -99,30 +88,30 @@ class Attention(nnx.Module):
             config.kv_heads,
             config.head_dim,
         )
-        self.config, self.how = config, config.linear
+        self.config, self.linear = config, config.linear
 
-    def keys_values(self, x_BxLxD: jax.Array, turn: Rotary) -> tuple[jax.Array, jax.Array]:
-        """Turned keys, and values, each of shape (B, G, L, K)."""
+    def keys_values(self, x_BxLxD: jax.Array, angles: Rotary) -> tuple[jax.Array, jax.Array]:
+        """Rotated keys, and values, each of shape (B, G, L, K)."""
         b, length, _ = x_BxLxD.shape
         shape = (b, length, self.n_groups, self.head_dim)
-        key = self.key_norm(linear(x_BxLxD, self.key, self.how)).reshape(shape)
-        value = linear(x_BxLxD, self.value, self.how).reshape(shape)
-        return rotate(key, turn).transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
+        key = self.key_norm(linear(x_BxLxD, self.key, self.linear)).reshape(shape)
+        value = linear(x_BxLxD, self.value, self.linear).reshape(shape)
+        return rotate(key, angles).transpose(0, 2, 1, 3), value.transpose(0, 2, 1, 3)
 
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        turn: Rotary,
+        angles: Rotary,
         bias_BxLxS: jax.Array | None,
         prefix: Prefix | None = None,
     ) -> jax.Array:
-        """Without a bias attention is causal, by the accelerator's kernel."""
+        """Attended values, shape (B, L, D); without a bias causal, by the accelerator's kernel."""
         b, length, _ = x_BxLxD.shape
         g, k = self.n_groups, self.head_dim
         r = self.n_heads // g
-        q = self.query_norm(linear(x_BxLxD, self.query, self.how))
-        q = rotate(q.reshape(b, length, self.n_heads, k), turn)
-        key, value = self.keys_values(x_BxLxD, turn)
+        q = self.query_norm(linear(x_BxLxD, self.query, self.linear))
+        q = rotate(q.reshape(b, length, self.n_heads, k), angles)
+        key, value = self.keys_values(x_BxLxD, angles)
         if bias_BxLxS is None:
             causal = fused.attention(self.config, length, q.dtype)
             assert causal is not None
@@ -133,7 +122,7 @@ class Attention(nnx.Module):
         mixed, total, top = attend(q_BxGxRxLxK, key, value, bias_BxLxS[:, None, None])
         if prefix is not None:  # shared by all rows: one product a group for all their queries
             q_GxMxK = q_BxGxRxLxK.transpose(1, 0, 2, 3, 4).reshape(1, g, 1, b * r * length, k)
-            bias = prefix.bias.reshape(1, 1, 1, 1, -1)
+            bias = visible(prefix.mask).reshape(1, 1, 1, 1, -1)
             parts = attend(q_GxMxK, prefix.key[None], prefix.value[None], bias)
             parts = [x.reshape(g, b, r, length, -1).swapaxes(0, 1) for x in parts]
             mixed, total = _joined((mixed, total, top), parts)
@@ -142,7 +131,7 @@ class Attention(nnx.Module):
 
     def _out(self, mixed_BxLxHK: jax.Array) -> jax.Array:
         rows = mixed_BxLxHK.reshape(*mixed_BxLxHK.shape[:2], -1)
-        return linear(constrain(rows, "batch", "length", "heads"), self.out, self.how)
+        return linear(constrain(rows, "batch", "length", "heads"), self.out, self.linear)
 
 
 def attend(
@@ -188,12 +177,12 @@ class MLP(nnx.Module):
         self.gate = kernel(rngs, (d, f), ("embed", "mlp"), std)
         self.up = kernel(rngs, (d, f), ("embed", "mlp"), std)
         self.down = kernel(rngs, (f, d), ("mlp", "embed"), std)
-        self.how = config.linear
+        self.linear = config.linear
 
     def __call__(self, x_BxLxD: jax.Array) -> jax.Array:
-        gate, up = (linear(x_BxLxD, kernel, self.how) for kernel in (self.gate, self.up))
+        gate, up = (linear(x_BxLxD, kernel, self.linear) for kernel in (self.gate, self.up))
         hidden = constrain(jax.nn.silu(gate) * up, "batch", "length", "mlp")
-        return linear(hidden, self.down, self.how)
+        return linear(hidden, self.down, self.linear)
 
 
 class Block(nnx.Module):
@@ -208,11 +197,11 @@ class Block(nnx.Module):
     def __call__(
         self,
         x_BxLxD: jax.Array,
-        turn: Rotary,
+        angles: Rotary,
         bias_BxLxS: jax.Array | None,
         prefix: Prefix | None = None,
     ) -> jax.Array:
-        mixed = self.attention(x_BxLxD, turn, bias_BxLxS, prefix)
+        mixed = self.attention(x_BxLxD, angles, bias_BxLxS, prefix)
         x = x_BxLxD + self.attention_norm(mixed)
         x = x + self.mlp_norm(self.mlp(x))
         return constrain(x, "batch", "length", "embed")

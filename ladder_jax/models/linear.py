@@ -14,17 +14,19 @@ from flax import nnx
 _ROWS = (((0,), (0,)), ((), ()))  # contracted over the rows of both
 
 
-def linear(x: jax.Array, kernel: nnx.Param, how: str = "plain", dtype: Any = None) -> jax.Array:
+def linear(
+    x: jax.Array, kernel: nnx.Param, gradients: str = "plain", dtype: Any = None
+) -> jax.Array:
     """x @ kernel over the last axis.
 
     Args:
         x: activations (..., D).
         kernel: weights (D, F).
-        how: `plain`, or `custom` for gradients by `product`; see `ModelConfig.linear`.
+        gradients: `plain`, or `custom` for those of `product`; see `ModelConfig.linear`.
         dtype: of the result; by default that of the operands.
     """
     rows = x.reshape(-1, x.shape[-1])
-    if how == "custom" and dtype is None:
+    if gradients == "custom" and dtype is None:
         y = product(rows, kernel[...])
     else:
         y = jnp.matmul(rows, kernel[...], preferred_element_type=dtype)
@@ -45,7 +47,7 @@ def _backward(saved: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Ar
     x, kernel = saved
     if x.shape[1] <= dy.shape[1]:
         d_kernel = jax.lax.dot_general(x, dy, _ROWS)
-    else:  # the barrier: else XLA turns the product round again
+    else:  # the barrier keeps XLA from swapping the operands back
         d_kernel = jax.lax.optimization_barrier(jax.lax.dot_general(dy, x, _ROWS)).T
     return dy @ kernel.T, d_kernel
 

@@ -1,7 +1,8 @@
-"""Cross-entropy of next tokens, a chunk of logits at a time (arXiv 2411.09009 has the idea).
+"""Cross-entropy of tokens: of given logits, or a chunk of logits at a time (arXiv 2411.09009).
 
-Logits of all tokens, (B, L, V) in float32, are the largest array of a training step.  Here those of
-a chunk stand alone, and its gradients are taken while they do: in the forward pass.
+Logits of all tokens, (B, L, V) in float32, are the largest array of a training step.
+`summed_loss` holds those of one chunk at a time, and takes their gradients in the forward pass,
+before the next chunk.
 """
 
 from __future__ import annotations
@@ -17,6 +18,18 @@ from ladder_jax.parallel import constrain, row_shards
 
 CHUNK = 512  # tokens
 Sums = tuple[jax.Array, jax.Array]
+
+
+def token_nats(logits_BxLxV: jax.Array, target_BxL: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood and log-normaliser of each target, float32 of shape (B, L).
+
+    The gold logit is picked by comparison, which stays local when the vocabulary is sharded.
+    """
+    logits = logits_BxLxV.astype(jnp.float32)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    column = jnp.arange(logits.shape[-1]).reshape(1, 1, -1)
+    gold = jnp.sum(jnp.where(target_BxL[..., None] == column, logits, 0.0), axis=-1)
+    return normaliser - gold, normaliser
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -37,7 +50,7 @@ def summed_loss(
         hidden_BxLxD: last hidden states.
         head_DxV: the output head; its gradient has its dtype.
         target_BxL: token ids; any number where the weight is 0.
-        weight_BxL: of each target.
+        weight_BxL: weight of each target.
         z_loss: coefficient of the squared log-normaliser (arXiv 2204.02311, section 5).
         chunk: tokens on each device whose logits are computed at once.
 
@@ -79,7 +92,7 @@ def _forward(
             d_hidden, "batch", "length", "embed"
         )
 
-    # Devices that hold different rows sum the head's gradients each for itself, and once together.
+    # Devices with different rows sum the head's gradients by themselves first, then once together.
     zero = constrain(jnp.zeros((row_shards(), *head.shape)), "batch", "embed", "vocab")
     (sums, d_head), d_hidden = jax.lax.scan(add, ((jnp.zeros(()), jnp.zeros(())), zero), chunks)
     d_hidden = d_hidden.reshape(len(d_hidden), rows, -1, hidden.shape[-1]).swapaxes(0, 1)
@@ -118,13 +131,13 @@ def _chunk_loss(
 
 
 def _chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-    """(B, L, ...) as (chunks, R, T, ...): R the parts of the rows by device, T tokens of each."""
+    """Arrays (B, L, ...) as (chunks, R, T, ...): R parts of the rows by device, T tokens each."""
     rows, length = arrays[0].shape[:2]
     shards = row_shards()
     n = math.ceil(length / max(1, chunk * shards // rows))
     width = math.ceil(length / n)
 
-    def cut(x: jax.Array) -> jax.Array:  # what is added to fill the last chunk weighs nothing
+    def cut(x: jax.Array) -> jax.Array:  # padding of the last chunk has weight 0
         tail = [(0, 0)] * (x.ndim - 2)
         x = jnp.pad(x, [(0, 0), (0, n * width - length), *tail])
         x = x.reshape(rows, n, width, *x.shape[2:]).swapaxes(0, 1)
@@ -135,5 +148,5 @@ def _chunks(chunk: int, *arrays: jax.Array) -> tuple[jax.Array, ...]:
 
 
 def _gathered(head_DxV: jax.Array, dtype: Any) -> jax.Array:
-    """The head as all chunks use it: whole in D on every device."""
+    """The head in the dtype of the chunks, gathered along D on every device."""
     return constrain(head_DxV.astype(dtype), "embed", "vocab")

@@ -33,6 +33,7 @@ from ladder_jax.parallel.rules import (
     put_batch,
     put_rows,
     replicated,
+    widest,
 )
 
 __all__ = [
@@ -62,4 +63,5 @@ __all__ = [
     "row_shards",
     "use_mesh",
     "wait_for_all",
+    "widest",
 ]

@@ -1,4 +1,4 @@
-"""What the processes of one run agree on."""
+"""Values and decisions that the processes of one run share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from fitting.errors import InputError
 
-_SAID = 1024  # bytes of a complaint that goes to all processes
+_MESSAGE_BYTES = 1024  # of an error that goes to all processes
 
 
 def is_primary() -> bool:
@@ -38,23 +38,23 @@ def all_agree(true: bool) -> bool:
 
 
 def on_primary(function: Callable[[], object]) -> None:
-    """Runs a function on the first process; what it complains of is raised on all.
+    """Runs a function on the first process; an `InputError` that it raises is raised on all.
 
     Raises:
-        InputError: the function's.
+        InputError: from the function.
     """
-    said = ""
+    message = ""
     if is_primary():
         try:
             function()
         except InputError as e:
             if jax.process_count() == 1:
                 raise
-            said = str(e)
-    text = np.frombuffer(said.encode()[:_SAID].ljust(_SAID), np.uint8)
-    said = bytes(agreed(text)).decode(errors="ignore").rstrip()
-    if said:
-        raise InputError(said)
+            message = str(e)
+    text = np.frombuffer(message.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES), np.uint8)
+    message = bytes(agreed(text)).decode(errors="ignore").rstrip()
+    if message:
+        raise InputError(message)
 
 
 def wait_for_all(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Device meshes: made, made active, and the share of a batch that each device computes."""
+"""Device meshes, the active one among them, and the share of a batch on each device."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_mesh(config: MeshConfig, devices: list[Any] | None = None) -> Mesh:
 
 
 def abstract_mesh(config: MeshConfig, n_devices: int) -> AbstractMesh:
-    """The mesh of as many devices that are nowhere: enough to say how things would lie.
+    """A mesh without devices, which is enough to work out shardings.
 
     Raises:
         InputError: the axes do not multiply to the number of devices.
@@ -49,14 +49,14 @@ def _mesh_shape(config: MeshConfig, n_devices: int) -> tuple[int, int, int]:
     if math.prod(shape) != n_devices:
         raise InputError(
             f"mesh {data} x {config.fsdp} x {config.tensor} needs {math.prod(shape)} devices, "
-            f"there are {n_devices}: set mesh.data, mesh.fsdp and mesh.tensor"
+            f"there are {n_devices}: set `mesh.data`, `mesh.fsdp` and `mesh.tensor`"
         )
     return shape
 
 
 @contextlib.contextmanager
 def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
-    """Makes `constrain` refer to this mesh while a function is traced."""
+    """Makes this the active mesh: `constrain` refers to it while a function is traced."""
     token = _active.set(mesh)
     try:
         yield mesh
@@ -65,7 +65,7 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
 
 
 def active_mesh() -> Mesh | None:
-    """The mesh that `constrain` refers to; part of the key of whatever is compiled under it."""
+    """The mesh that `constrain` refers to; it belongs in the key of any cache of compiled code."""
     return _active.get()
 
 
@@ -78,26 +78,26 @@ def micro_batches(batch_seqs: int, config: MeshConfig, mesh: Mesh | AbstractMesh
     rows = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_seqs % rows:
         raise InputError(
-            f"batch_seqs {batch_seqs} does not divide over {rows} data x fsdp devices: "
+            f"`batch_seqs` {batch_seqs} does not divide over {rows} data x fsdp devices: "
             "change the mesh; the recipe's batch stays"
         )
     own = batch_seqs // rows
     if config.micro_seqs and own % config.micro_seqs:
         raise InputError(
-            f"mesh.micro_seqs {config.micro_seqs} does not divide the {own} sequences of a device "
-            f"(batch_seqs {batch_seqs} over {rows}): set it to one of "
+            f"`mesh.micro_seqs` {config.micro_seqs} does not divide the {own} sequences of a "
+            f"device (`batch_seqs` {batch_seqs} over {rows}): set it to one of "
             f"{', '.join(str(d) for d in range(1, own + 1) if own % d == 0)}"
         )
     return own // config.micro_seqs if config.micro_seqs else 1
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the active mesh, which may be of devices that are not here."""
+    """`cpu`, `gpu` or `tpu`: that of the active mesh, or else of this process."""
     mesh = _active.get()
     return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def row_shards() -> int:
-    """Into how many parts the active mesh splits the rows of a batch."""
+    """Parts into which the active mesh splits the rows of a batch."""
     mesh = _active.get()
     return 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]

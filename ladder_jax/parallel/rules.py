@@ -6,6 +6,8 @@ Parameters are sharded by `PARAMETER_RULES`, activations by `COMPUTE_RULES`; eve
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +15,6 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from fitting.errors import InputError
-from ladder_jax.config import ModelConfig
 from ladder_jax.parallel.mesh import active_mesh
 
 PARAMETER_RULES: dict[str | None, Any] = {
@@ -42,7 +43,7 @@ def parameter_sharding(mesh: Mesh | AbstractMesh, axes: tuple[str | None, ...]) 
 
 
 def parameter_shardings(mesh: Mesh | AbstractMesh, axes: Any) -> Any:
-    """Shardings of a tree of logical axes, such as `decoder.logical_axes` gives."""
+    """Shardings of a tree whose leaves are tuples of logical axes."""
     return jax.tree.map(
         lambda a: parameter_sharding(mesh, a), axes, is_leaf=lambda a: type(a) is tuple
     )
@@ -54,12 +55,12 @@ def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 
 def micro_batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """Sharding of a step's micro-batches, (A, B, L + 1): the rows of each as `batch_sharding`."""
+    """Sharding of a step's micro-batches, (A, B, ...): axis B over data and fsdp."""
     return NamedSharding(mesh, PartitionSpec(None, COMPUTE_RULES["batch"]))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The sharding of a scalar, or of anything that every device holds whole."""
+    """Sharding of a scalar, or of anything that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -70,33 +71,39 @@ def own_rows(n_micro: int, batch_seqs: int, mesh: Mesh) -> np.ndarray:
     return np.unique(np.concatenate([rows[part].ravel() for part in parts if part is not None]))
 
 
-def put_batch(rows: np.ndarray, own: np.ndarray, n_micro: int, batch_seqs: int, mesh: Mesh) -> Any:
-    """A step's batch on the devices, (A, B, L + 1), from the rows that this process has.
+def put_batch(rows: Any, own: np.ndarray, n_micro: int, batch_seqs: int, mesh: Mesh) -> Any:
+    """A step's batch on the devices from the rows that this process has.
 
     Args:
-        rows: of shape (len(own), L + 1).
-        own: what `own_rows` gave.
+        rows: a tree of arrays, each of shape (len(own), ...).
+        own: which rows these are, as `own_rows` says.
         n_micro: micro-batches A.
-        batch_seqs: A x B.
+        batch_seqs: rows of the batch, A x B.
         mesh: the devices.
+
+    Returns:
+        The tree, its arrays of shape (A, B, ...).
     """
-    shape = (n_micro, batch_seqs // n_micro, rows.shape[-1])
+    shape = (n_micro, batch_seqs // n_micro)
     shards = micro_batch_sharding(mesh)
     if shards.is_fully_addressable:
-        return jax.device_put(rows.reshape(shape), shards)
-    index = np.arange(batch_seqs).reshape(shape[:2])
+        return jax.device_put(jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), rows), shards)
+    index = np.arange(batch_seqs).reshape(shape)
 
-    def part(where: Any) -> np.ndarray:
-        return rows[np.searchsorted(own, index[where[:2]])]
+    def place(x: np.ndarray) -> jax.Array:
+        def part(where: Any) -> np.ndarray:
+            return x[np.searchsorted(own, index[where[:2]])]
 
-    return jax.make_array_from_callback(shape, shards, part)
+        return jax.make_array_from_callback(shape + x.shape[1:], shards, part)
+
+    return jax.tree.map(place, rows)
 
 
 def on_each_device(function: Any, in_axes: Any, out_axes: Any) -> Any:
-    """Maps a function of arrays over the active mesh: each device computes its own parts.
+    """Maps a function over the active mesh: each device computes its own parts.
 
     Args:
-        function: of arrays, to be called with the parts that a device holds.
+        function: called with the parts of the arrays that a device holds.
         in_axes: logical axes of each argument.
         out_axes: logical axes of the output.
     """
@@ -109,12 +116,15 @@ def on_each_device(function: Any, in_axes: Any, out_axes: Any) -> Any:
     )
 
 
-def put_rows(array: np.ndarray) -> Any:
-    """An array that every process holds whole, its first axis sharded over the active mesh."""
+def put_rows(tree: Any) -> Any:
+    """Arrays that every process holds whole, their first axis sharded over the active mesh."""
     mesh = active_mesh()
     if mesh is None or mesh.size == 1:
-        return array
-    return jax.make_array_from_callback(array.shape, batch_sharding(mesh), array.__getitem__)
+        return tree
+    shards = batch_sharding(mesh)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_callback(x.shape, shards, x.__getitem__), tree
+    )
 
 
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
@@ -126,22 +136,25 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, spec))
 
 
-def check_fit(model: ModelConfig, mesh: Mesh | AbstractMesh) -> None:
-    """Checks that the parameters divide over the mesh.
+def check_fit(widths: Mapping[str, tuple[str, int]], mesh: Mesh | AbstractMesh) -> None:
+    """Checks that a model's parameters divide over the mesh.
+
+    Args:
+        widths: field of the model's config -> logical axis and width on it.
+        mesh: the devices.
 
     Raises:
         InputError: one line that names what does not.
     """
-    widths = {
-        "d_model": ("fsdp", model.d_model),
-        "d_ff": ("tensor", model.d_ff),
-        "n_heads": ("tensor", model.n_heads),
-        "n_kv_heads": ("tensor", model.kv_heads),
-        "vocab_size": ("tensor", model.vocab_size),
-    }
     for name, (axis, width) in widths.items():
-        if width % mesh.shape[axis]:
+        over = PARAMETER_RULES[axis]
+        if over is not None and width % mesh.shape[over]:
             raise InputError(
-                f"model.{name} {width} does not divide over mesh.{axis} {mesh.shape[axis]}: "
+                f"`model.{name}` {width} does not divide over `mesh.{over}` {mesh.shape[over]}: "
                 "change the mesh"
             )
+
+
+def widest(widths: Mapping[str, tuple[str, int]], mesh_axis: str) -> int:
+    """The most devices of a mesh axis over which every width on it divides; see `check_fit`."""
+    return math.gcd(*(w for axis, w in widths.values() if PARAMETER_RULES[axis] == mesh_axis))

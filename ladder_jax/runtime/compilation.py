@@ -1,4 +1,4 @@
-"""What makes processes start and run faster: compiled code kept, freed memory held."""
+"""Compiled code kept between processes, and freed memory kept within one: both save time."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 
 def keep(cache: Path) -> None:
-    """Has JAX keep what it compiles below `cache`; call before JAX is imported.
+    """Makes JAX keep compiled programs below `cache`; call before JAX is imported.
 
-    By processor, since it is machine code.
+    There is a folder a processor, since programs are machine code.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / _processor()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-# glibc's thresholds of mmap and of trimming, and one arena: another would map large blocks anew.
+# glibc's thresholds of mmap and of trimming; one arena, as a second would map large blocks again.
 HELD = {"MMAP_THRESHOLD_": 1 << 30, "TRIM_THRESHOLD_": (1 << 31) - 1, "ARENA_MAX": 1}
 _MALLOPT = {"MMAP_THRESHOLD_": -3, "TRIM_THRESHOLD_": -1, "ARENA_MAX": -8}
 
 
 def hold_memory() -> None:
-    """Has glibc hold what is freed: else every large temporary is mapped, and faulted in, anew.
+    """Makes glibc keep freed memory, which saves mapping every large temporary again.
 
-    Call before JAX is imported: a thread that has an arena already keeps it.  Processes that are
-    started take `HELD` from their environment, each name after `MALLOC_`.
+    Call before JAX is imported: a thread that has an arena already keeps it.  Child processes can
+    take `HELD` from their environment, each name after `MALLOC_`.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -36,7 +36,7 @@ def hold_memory() -> None:
 
 
 def _processor() -> str:
-    """A name for what machine code may be shared with: a hash of the processor's features."""
+    """A hash of the processor's features: equal where machine code can be shared."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     features = [line for line in lines if line.startswith(("flags", "Features", "model name"))]

@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 
 PATIENCE_S = 300
 _REPLY_S = 10
@@ -26,17 +26,17 @@ def initialize(
 
     Call it before JAX is used.
 
-    Without arguments the environment tells: `LADDER_COORDINATOR`, `LADDER_PROCESS_COUNT` and
+    Without arguments the environment is used: `LADDER_COORDINATOR`, `LADDER_PROCESS_COUNT` and
     `LADDER_PROCESS_ID`; a Slurm step of several tasks; Open MPI; a TPU host, or a GKE pod with one.
 
     Args:
         coordinator: `HOST:PORT` of process 0.
-        process_count: of processes.
-        process_id: of this one, from 0.
-        timeout_s: how long to wait for the others; default `LADDER_JOIN_TIMEOUT`, or 300.
+        process_count: number of processes.
+        process_id: index of this one, from 0.
+        timeout_s: seconds to wait for the others; default `LADDER_JOIN_TIMEOUT`, or 300.
 
     Raises:
-        InputError: only a part of the arguments is given, or the others do not come in time.
+        InputError: only some of the arguments are given, or the others do not come in time.
     """
     env = os.environ
     coordinator = coordinator or env.get("LADDER_COORDINATOR")
@@ -47,12 +47,12 @@ def initialize(
     if any(given):
         if not all(given):
             raise InputError(
-                "--coordinator, --process-count and --process-id go together: give all three"
+                "`coordinator`, `process_count` and `process_id` go together: give all three"
             )
         if count == 1:
             return
         _join(coordinator, count, index, timeout)
-    elif _several_are_meant():
+    elif _several_processes():
         _join(None, None, None, timeout)
 
 
@@ -81,21 +81,20 @@ def _join(coordinator: str | None, count: int | None, index: int | None, timeout
             local_device_ids=_local_devices() if coordinator is None else None,
             initialization_timeout=timeout,
         )
-    except Exception as e:  # of JAX's runtime, or of what tells it of the cluster
-        said = (str(e).strip().splitlines() or [type(e).__name__])[0][:160]
+    except Exception as e:  # JAX's runtime's, or its cluster detection's
         raise InputError(
-            f"the processes of this cluster do not find one another within {timeout} s ({said}): "
-            "give --coordinator, --process-count and --process-id"
+            f"the processes of this cluster do not find one another within {timeout} s "
+            f"({first_line(e)}): give `coordinator`, `process_count` and `process_id`"
         ) from None
 
 
 def _meet(coordinator: str, count: int, index: int, timeout: int) -> None:
-    """Returns once all processes are there; JAX's runtime would abort where one is missing."""
+    """Waits for all processes; JAX's runtime would abort if one were missing."""
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal():
-        raise InputError(f"--coordinator {coordinator!r} is not HOST:PORT")
+        raise InputError(f"`coordinator` {coordinator!r} is not HOST:PORT")
     if not 0 <= index < count:
-        raise InputError(f"--process-id {index} must lie in 0 to {count - 1}")
+        raise InputError(f"`process_id` {index} must lie in 0 to {count - 1}")
     deadline = time.monotonic() + timeout
     if index:
         _greet(host, int(port), index, deadline, timeout)
@@ -121,11 +120,11 @@ def _meet(coordinator: str, count: int, index: int, timeout: int) -> None:
         late = [i for i in range(1, count) if i not in waiting]
         raise InputError(
             f"process {late[0]} of {count} did not come to {coordinator} within {timeout} s: "
-            "start all of them with one --coordinator and --process-count"
+            "start all of them with one `coordinator` and `process_count`"
         ) from None
     except OSError as e:
         raise InputError(
-            f"--coordinator {coordinator}: process 0 cannot listen there ({e.strerror}): name a "
+            f"`coordinator` {coordinator}: process 0 cannot listen there ({e.strerror}): name a "
             "free port of this host"
         ) from None
     finally:
@@ -145,13 +144,13 @@ def _greet(host: str, port: int, index: int, deadline: float, timeout: int) -> N
         except OSError as e:
             if left < 0:
                 raise InputError(
-                    f"nobody answers at --coordinator {host}:{port} within {timeout} s "
+                    f"nobody answers at `coordinator` {host}:{port} within {timeout} s "
                     f"({e.strerror or e}): start process 0 there"
                 ) from None
         time.sleep(0.2)
 
 
-def _several_are_meant() -> bool:
+def _several_processes() -> bool:
     slurm = (_number("SLURM_STEP_NUM_TASKS") or 1) > 1
     mpi = (_number("OMPI_COMM_WORLD_SIZE") or 1) > 1
     return slurm or mpi or _is_tpu_host()

@@ -1,4 +1,4 @@
-"""What accelerators have: memory, and the rate of their matrix units."""
+"""Memory and peak FLOP rates of accelerators, and of this CPU."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _CPU_WIDTH, _CPU_TIMES = 768, 5
 
 @dataclass(frozen=True)
 class Chip:
-    """Of one JAX device.
+    """An accelerator, as one JAX device.
 
     Attributes:
-        hbm_bytes: memory that programs may take.
+        hbm_bytes: memory available to programs.
         flops: peak per second, dense bfloat16.
     """
 
@@ -44,13 +44,13 @@ CHIPS = {
 
 
 def chip_of(device: Any) -> Chip | None:
-    """What is known of a device: the longest name that its kind begins with."""
+    """The entry of `CHIPS` for a device: the longest name that its kind begins with, or None."""
     names = [name for name in CHIPS if device.device_kind.startswith(name)]
     return CHIPS[max(names, key=len)] if names else None
 
 
 def peak_flops(device: Any) -> float | None:
-    """Peak floating-point operations per second: known of accelerators, measured on a CPU."""
+    """Peak floating-point operations per second: from `CHIPS`, or measured on a CPU."""
     if device.platform == "cpu":
         return _cpu_flops() / jax.local_device_count()
     chip = chip_of(device)
@@ -59,7 +59,7 @@ def peak_flops(device: Any) -> float | None:
 
 @functools.cache
 def _cpu_flops() -> float:
-    """The best of a few float32 matrix products, on what threads this process has."""
+    """The best rate of a few float32 matrix products, on the threads of this process."""
     x = jnp.ones((_CPU_WIDTH, _CPU_WIDTH), jnp.float32)
     multiply = jax.jit(lambda x: x @ x)
     multiply(x).block_until_ready()

@@ -1,4 +1,4 @@
-"""One process at a time: a file that is locked while its owner works in the directory."""
+"""A lock file, so that only one process works in a directory at a time."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def held(path: Path, taken: str, patience: float = 0.0) -> Iterator[None]:
     """Makes the file and its directory, and keeps the file locked until the end of the block.
 
     Args:
-        path: of the file; what it holds stays.
-        taken: what to say, after the directory, where another process has the lock.
+        path: of the file; its content stays.
+        taken: the message, after the directory's name, if another process has the lock.
         patience: seconds to wait for that process.
 
     Raises:
-        InputError: it does not let go, or the file cannot be written or locked.
+        InputError: the lock stays taken, or the file cannot be written or locked.
     """
     directory = path.parent
     try:

@@ -1,8 +1,8 @@
-"""Notice that this process is about to be stopped, so that it can save and end in time.
+"""Requests to stop, so that this process can save and end in time.
 
-A notice is SIGTERM (clusters, spot machines, `kill`), or an event of Google Cloud's metadata server
-(maintenance of a TPU host, a spot machine taken back).  `watch` takes them up; loops ask `noticed`
-and, once it says so on any process, it says so on all of them at the same call.
+A request is SIGTERM (clusters, spot machines, `kill`), or an event of Google Cloud's metadata
+server (maintenance of a TPU host, a spot machine taken back).  `watch` receives them; loops call
+`noticed`, which is true on all processes from the same call on once any of them has received one.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ _POLL_S = 3.0
 
 _notice = threading.Event()
 _watching = False
-_asked = 0
+_n_polls = 0
 
 
 class Preempted(Exception):
-    """The process was told to end; what it did is saved."""
+    """A stop was requested; the work so far is saved."""
 
 
 @contextlib.contextmanager
 def watch() -> Iterator[None]:
-    """Takes up notices until the end of the outermost such block, in a process's main thread."""
+    """Receives requests until the end of the outermost such block, in a process's main thread."""
     import jax
 
-    global _asked, _watching
+    global _n_polls, _watching
     if _watching:
         yield
         return
-    _watching, _asked = True, 0
+    _watching, _n_polls = True, 0
     _notice.clear()
     stop = threading.Event()
     before: Any = None
-    # Of several processes, JAX's coordination service takes the signal itself.
+    # Where there are several processes, JAX's coordination service takes the signal itself.
     own = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
     if own:
         before = signal.signal(signal.SIGTERM, lambda number, frame: _notice.set())
@@ -64,30 +64,30 @@ def watch() -> Iterator[None]:
 
 
 def noticed() -> bool:
-    """Whether to save and end now.
+    """Whether a stop was requested: save and end now.
 
-    All processes must ask, in step: JAX's coordination service then names the call at which all
-    of them stop.
+    All processes must call it equally often: JAX's coordination service then chooses the call at
+    which all of them stop.
     """
     import jax
     from jax.experimental import multihost_utils
 
-    global _asked
+    global _n_polls
     if jax.process_count() == 1:
         return _notice.is_set()
-    _asked += 1
-    if multihost_utils.reached_preemption_sync_point(_asked):  # says so once
+    _n_polls += 1
+    if multihost_utils.reached_preemption_sync_point(_n_polls):  # true only once
         _notice.set()
     return _notice.is_set()
 
 
 def end_when_told() -> None:
-    """SIGTERM ends this process with `EXIT_CODE` from now on, while there is nothing to save."""
+    """Makes SIGTERM end this process with `EXIT_CODE`; for when there is nothing to save."""
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CODE))
 
 
 def check() -> None:
-    """Raises `Preempted` if it is time to end; for loops that have nothing to save."""
+    """Raises `Preempted` if a stop was requested; for loops that have nothing to save."""
     if noticed():
         raise Preempted
 
@@ -103,9 +103,9 @@ def _on_google_cloud() -> bool:
 
 
 def _follow(url: str, stop: threading.Event) -> None:
-    """Asks the metadata server until a value changes for the worse; then signals this process.
+    """Polls the metadata server until a value requests a stop; then signals this process.
 
-    What stands there from the start had its effect on an earlier process.
+    A value that was there from the start had its effect on an earlier process.
     """
     known = _values(url)
     while not stop.wait(_POLL_S):

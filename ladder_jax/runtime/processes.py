@@ -1,4 +1,4 @@
-"""What child processes share: none outlives its parent."""
+"""Child processes that end with their parent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _POLL_S = 0.2
 
 
 def live_with(parent: int) -> None:
-    """Ends this process, from now on, when its parent does; `parent` is that one's process id."""
+    """Makes this process end when its parent does; `parent` is the parent's process id."""
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Versions of the packages that decide the numbers, and the machine."""
+"""Versions of the packages that affect results, and the machine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import platform
 
 
 def environment() -> dict[str, str]:
-    """Versions of what decides the numbers, and the machine in a few words."""
+    """Versions of the packages that affect results, and the machine in a few words."""
     packages = ("ladder_jax", "jax", "flax", "optax", "numpy", "scipy")
     versions = {name: importlib.metadata.version(name) for name in packages}
     machine = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} CPUs"

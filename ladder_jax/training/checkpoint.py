@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: asynchronous, committed whole, verified when they are read."""
+"""Checkpoints through Orbax: saved asynchronously, committed whole, verified on reading."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as policies
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax import parallel
 
 _RECENT = 2
@@ -28,7 +28,7 @@ logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 class _Manager(ocp.CheckpointManager):
-    """Leaves notices to `preemption`: JAX tells each of them once, at a call that it numbers."""
+    """Leaves requests to stop to `runtime.preemption`: JAX reports each one only once."""
 
     def reached_preemption(self, step: int) -> bool:
         return False
@@ -46,8 +46,8 @@ class Checkpoints:
 
     Args:
         directory: on a disk that every process sees.
-        kept: of a run that trains, steps that stay when newer ones are saved, beside the last
-            two; what an earlier process did not save to its end is removed.  By default all stay.
+        kept: given by a run that trains: steps that stay when newer ones are saved, beside the
+            last two; partial saves of an earlier process are removed.  By default all stay.
     """
 
     def __init__(self, directory: Path, kept: Collection[int] | None = None) -> None:
@@ -65,7 +65,7 @@ class Checkpoints:
         self.directory = directory
         if kept is not None and parallel.is_primary():
             for partial in sorted(directory.glob(f"*{_PARTIAL}*")):
-                print(f"{partial}: was not saved to its end: removed", file=sys.stderr)
+                print(f"{partial}: was only saved in part: removed", file=sys.stderr)
         with self._writing():
             self._manager = _Manager(directory.resolve(), options=options)
 
@@ -73,7 +73,7 @@ class Checkpoints:
         """Starts saving; returns once the state may be donated.
 
         Raises:
-            InputError: the disk does not take it.
+            InputError: it cannot be written.
         """
         if step in self.steps():
             return
@@ -98,16 +98,16 @@ class Checkpoints:
 
         Raises:
             Corrupt: its files are damaged.
-            InputError: they cannot be read just now.
+            InputError: they cannot be read at the moment.
         """
         name = f"{self.directory}: checkpoint {step}"
-        state, meta, complaint = None, None, None
+        state, meta, damage = None, None, None
         try:
             state, meta = self._read(abstract_state, step, name)
         except Corrupt as e:
-            complaint = e
-        if not parallel.all_agree(complaint is None):
-            raise complaint or Corrupt(f"{name} is corrupt (another process cannot read it)")
+            damage = e
+        if not parallel.all_agree(damage is None):
+            raise damage or Corrupt(f"{name} is corrupt (another process cannot read it)")
         if not isinstance(meta, dict) or meta.pop("digest", None) != digest(state):
             raise Corrupt(f"{name} is corrupt (its content is not what was saved)")
         return state, meta
@@ -127,14 +127,14 @@ class Checkpoints:
         except MemoryError:
             raise
         except jax.errors.JaxRuntimeError as e:  # memory, or another process: not the files
-            reason = str(e).strip().splitlines()[0][:120]
+            reason = first_line(e, 120)
             raise InputError(f"{name} cannot be read: {reason}; try again") from None
-        except Exception as e:  # Orbax says bare Exception of damage; nothing is lost by it
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+        except Exception as e:  # Orbax has no narrower class for damage
+            reason = first_line(e, 120)
             raise Corrupt(f"{name} is corrupt ({reason})") from None
 
     def restore_newest(self, abstract_state: Any) -> tuple[Any, dict[str, Any]] | None:
-        """The newest step that is whole; corrupt ones are named and set aside.  None if none is."""
+        """State and meta of the newest step that is whole, or None; sets corrupt steps aside."""
         for step in reversed(self.steps()):
             try:
                 return self.restore(abstract_state, step)
@@ -147,7 +147,8 @@ class Checkpoints:
 
     def set_aside(self, step: int) -> None:
         """Moves a step and those after it to `corrupt/`, so that they are trained again."""
-        late = sorted((s for s in self.steps() if s >= step), reverse=True)  # killed: no gap
+        # Newest first, so that a kill leaves no gap.
+        late = sorted((s for s in self.steps() if s >= step), reverse=True)
         parallel.wait_for_all("corrupt")
         if parallel.is_primary():
             aside = self.directory.parent / "corrupt"
@@ -159,7 +160,7 @@ class Checkpoints:
         self._manager.reload()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
+        """Waits until everything is saved."""
         with self._writing():
             self._manager.wait_until_finished()
             self._manager.close()
@@ -169,12 +170,12 @@ class Checkpoints:
         try:
             yield
         except (OSError, ValueError, RuntimeError) as e:
-            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:120]
+            reason = first_line(e, 120)
             raise InputError(f"{self.directory}: cannot be written: {reason}") from None
 
 
 def digest(state: Any) -> str:
-    """A hash of every array's bits and their places, the same however the arrays are sharded."""
+    """A hash of every array's bits and their positions, whatever the sharding."""
     leaves = jax.tree.leaves(state)
     sums = np.asarray(jax.device_get(_sums(leaves)))
     shapes = [(x.shape, str(x.dtype)) for x in leaves]
@@ -202,7 +203,7 @@ def _hashed(leaf: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @contextlib.contextmanager
 def _quiet_threads() -> Iterator[None]:
-    """Keeps Orbax and its helper threads from printing what we report in one line."""
+    """Silences Orbax and its helper threads, whose errors are reported in one line."""
     hook = threading.excepthook
     threading.excepthook = lambda args: None
     logging.disable(logging.CRITICAL)

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 import draccus
 import jax
-import numpy as np
 
 from fitting.errors import InputError
 from fitting.io import read_json
 from ladder_jax import hf
 from ladder_jax.config import RunConfig
-from ladder_jax.training import optimizer, restore, run_directory
+from ladder_jax.training import restore, run_directory
 from ladder_jax.training.checkpoint import Checkpoints
-from ladder_jax.training.initialize import TrainState, abstract_state
+from ladder_jax.training.initialize import TrainState, abstract_state, state_of
 
 
 class Exported(NamedTuple):
@@ -137,7 +136,7 @@ def _fill(run: RunConfig, source: Path, origin: dict[str, Any], directory: Path)
 
 def _state(run: RunConfig, source: Path) -> TrainState:
     """A state after one step: weights as they are read, moments as they begin."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, restore.host_mesh()))
-    params = hf.read_params(source, run.model, shardings=shardings.params)
-    begin = jax.jit(optimizer.transformation(run.optim).init, out_shardings=shardings.moments)
-    return TrainState(jax.device_put(np.int32(1), shardings.step), params, begin(params))
+    mesh = restore.host_mesh()
+    shardings = jax.tree.map(lambda x: x.sharding, abstract_state(run, mesh).params)
+    params = hf.read_params(source, run.model, shardings=shardings)
+    return state_of(run, params, mesh, step=1)

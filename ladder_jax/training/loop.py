@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,9 @@ from ladder_jax import config_text, parallel
 from ladder_jax.config import RunConfig
 from ladder_jax.config_text import first_difference
 from ladder_jax.data.pipeline import Packed, prepare, read_ahead
-from ladder_jax.models import counts, decoder
+from ladder_jax.models import counts
+from ladder_jax.models.protocol import Batch, Params
+from ladder_jax.models.registry import architecture
 from ladder_jax.runtime import hardware, locks, preemption
 from ladder_jax.training import run_directory
 from ladder_jax.training.checkpoint import Checkpoints
@@ -33,15 +35,28 @@ class Diverged(InputError):
     """The loss is NaN or infinite."""
 
 
-Hook = Callable[[int, decoder.Params], None]  # (step, parameters after it)
+Hook = Callable[[int, Params], None]  # (step, parameters after it)
 
 
 class _Layout(NamedTuple):
-    """How a step's batch lies on the devices."""
+    """The devices, and how a step's batch is divided among them."""
 
     mesh: Any
     n_micro: int
     rows: np.ndarray  # that this process reads
+
+
+class _Session(NamedTuple):
+    """The constants of one training process; `log` is None if another process writes it."""
+
+    run: RunConfig
+    layout: _Layout
+    packed: Packed
+    checkpoints: Checkpoints
+    log: MetricsLog | None
+
+    def save(self, step: int, state: TrainState) -> None:
+        self.checkpoints.save(step, state, _meta(self.run, self.packed, step))
 
 
 def train(
@@ -64,7 +79,7 @@ def train(
 
     Raises:
         InputError: bad data or mesh, a directory of another config, or `Diverged`.
-        Preempted: told to end (`preemption.watch`); the state is saved.
+        Preempted: a stop was requested (`preemption.watch`); the state is saved.
     """
     directory = Path(directory)
     run_directory.check_directory(run, directory)
@@ -74,97 +89,88 @@ def train(
     packed = prepare(run.data, run.model.seq_len, cache)
     if packed.info.vocab_size > run.model.vocab_size:
         raise InputError(
-            f"the tokenizer has {packed.info.vocab_size} entries: raise model.vocab_size to it"
+            f"the tokenizer has {packed.info.vocab_size} entries: raise `model.vocab_size` to it"
         )
-    writes = parallel.is_primary()
     with preemption.watch(), contextlib.ExitStack() as stack:
-
-        def claim() -> None:
-            taken = "another process is training it"
-            stack.enter_context(locks.held(directory / locks.FILE, taken, locks.PATIENCE_S))
-            run_directory.claim_directory(run, directory)
-
-        parallel.on_primary(claim)
+        _claim(run, directory, stack)
         stack.enter_context(parallel.use_mesh(layout.mesh))
         kept = run_directory.scored_steps(run)
         checkpoints = stack.enter_context(
             contextlib.closing(Checkpoints(directory / "checkpoints", kept))
         )
         state = _begin(run, checkpoints, layout.mesh, packed)
-        log = MetricsLog(directory, int(state.step)) if writes else None
+        log = MetricsLog(directory, int(state.step)) if parallel.is_primary() else None
         if log is not None:
             stack.callback(log.close)
-        _train(run, state, log, packed, checkpoints, layout, progress and writes, evaluate)
+        session = _Session(run, layout, packed, checkpoints, log)
+        _run_steps(session, state, progress and log is not None, evaluate)
+
+
+def _claim(run: RunConfig, directory: Path, stack: contextlib.ExitStack) -> None:
+    """Locks the directory until `stack` ends, and writes the run's config there."""
+
+    def claim() -> None:
+        taken = "another process is training it"
+        stack.enter_context(locks.held(directory / locks.FILE, taken, locks.PATIENCE_S))
+        run_directory.claim_directory(run, directory)
+
+    parallel.on_primary(claim)
 
 
 def _layout(run: RunConfig) -> _Layout:
     mesh = parallel.make_mesh(run.mesh)
-    parallel.check_fit(run.model, mesh)
+    parallel.check_fit(architecture(run.model).divisibility(run.model), mesh)
     n_micro = parallel.micro_batches(run.batch_seqs, run.mesh, mesh)
     return _Layout(mesh, n_micro, parallel.own_rows(n_micro, run.batch_seqs, mesh))
 
 
-def _train(
-    run: RunConfig,
-    state: TrainState,
-    log: MetricsLog | None,
-    packed: Packed,
-    checkpoints: Checkpoints,
-    layout: _Layout,
-    progress: bool,
-    evaluate: Hook | None,
-) -> None:
-    start = int(state.step)
-    step_function = make_step(run.model, constants_of(run.optim), layout.mesh)
+def _run_steps(session: _Session, state: TrainState, progress: bool, evaluate: Hook | None) -> None:
+    """All steps after the state's: trained, logged, saved and evaluated."""
+    run, start = session.run, int(state.step)
+    step_function = make_step(run.model, constants_of(run.optim), session.layout.mesh)
     schedule = schedule_of(run.optim, run.n_steps)
     saves = set(run_directory.checkpoint_steps(run))
-    pending: list[dict[str, jax.Array]] = []
     if evaluate is not None and start and run.eval.every and start % run.eval.every == 0:
-        evaluate(start, state.params)  # told to end, or killed, before it was
-    clock = _Clock(run, log)
-    batches = packed.batches(run.batch_seqs, run.data.seed, layout.rows.tolist())
+        evaluate(start, state.params)  # it was stopped, or killed, before its evaluation
     with (
-        contextlib.closing(read_ahead(batches, start, run.data.workers)) as stream,
+        contextlib.closing(_placed_batches(session, start)) as batches,
         tqdm(total=run.n_steps, initial=start, desc=run.name, unit="step",
              disable=not progress, leave=False) as bar,
     ):  # fmt: skip
-        for step, rows in zip(range(start + 1, run.n_steps + 1), stream, strict=False):
-            batch = parallel.put_batch(
-                rows, layout.rows, layout.n_micro, run.batch_seqs, layout.mesh
-            )
+        report = _Report(session, bar)
+        for step, batch in zip(range(start + 1, run.n_steps + 1), batches, strict=False):
             state, metrics = step_function(state, batch, schedule)
-            pending.append(metrics)
+            report.add(metrics)
             due = evaluate is not None and run.eval.every > 0 and step % run.eval.every == 0
-            told = preemption.noticed()
+            stop_requested = preemption.noticed()
             logged = step % LOG_EVERY == 0 or step in saves or due or step == run.n_steps
-            if logged or told:
-                row = _collect(pending, step, checkpoints)
-                seen = step * run.batch_tokens
-                row |= {"n_tokens": seen, "epoch": seen / packed.info.n_tokens["train"]}
-                row |= clock.lap(len(pending))
-                if log is not None and logged:  # the same rows as without a notice
-                    log.write(row)
-                bar.update(len(pending))
-                bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
-                pending.clear()
-            if step in saves or told:
-                checkpoints.save(step, state, _meta(run, packed, step))
-            if told and step < run.n_steps:
+            if logged or stop_requested:
+                report.flush(step, logged)
+            if step in saves or stop_requested:
+                session.save(step, state)
+            if stop_requested and step < run.n_steps:
                 raise preemption.Preempted
             if due and evaluate is not None:
-                with clock.paused(), _saved_if_told(run, packed, step, state, checkpoints):
+                with report.clock.paused(), _saved_on_stop(session, step, state):
                     evaluate(step, state.params)
 
 
+def _placed_batches(session: _Session, start: int) -> Generator[Batch, None, None]:
+    """The batches of step `start` + 1 and those after it, on the devices."""
+    run, layout = session.run, session.layout
+    batches = session.packed.batches(run.batch_seqs, run.data.seed, layout.rows.tolist())
+    with contextlib.closing(read_ahead(batches, start, run.data.workers)) as stream:
+        for rows in stream:
+            yield parallel.put_batch(rows, layout.rows, layout.n_micro, run.batch_seqs, layout.mesh)
+
+
 @contextlib.contextmanager
-def _saved_if_told(
-    run: RunConfig, packed: Packed, step: int, state: TrainState, checkpoints: Checkpoints
-) -> Iterator[None]:
-    """Saves the state when an evaluation is told to end."""
+def _saved_on_stop(session: _Session, step: int, state: TrainState) -> Iterator[None]:
+    """Saves the state when a stop is requested during an evaluation."""
     try:
         yield
     except preemption.Preempted:
-        checkpoints.save(step, state, _meta(run, packed, step))
+        session.save(step, state)
         raise
 
 
@@ -179,18 +185,47 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
         key, there, here = first_difference(meta, expected)
         raise InputError(
             f"{checkpoints.directory}: the checkpoint was made with {key} {there!r}, now it is "
-            f"{here!r}: choose another --out"
+            f"{here!r}: choose another `out`"
         )
     return state
 
 
 def _meta(run: RunConfig, packed: Packed, step: int) -> dict[str, Any]:
-    """What a checkpoint tells: the run, and its place in the text, the same on any mesh."""
+    """The run and its place in the text, as a checkpoint keeps them; alike on any mesh."""
     return {
         "config": config_text.identity(run),
-        "dtype": decoder.compute_dtype(run.model) or "float32",
+        "dtype": architecture(run.model).compute_dtype(run.model) or "float32",
         "data": {"next_batch": step, "fingerprint": packed.info.fingerprint},
     }
+
+
+class _Report:
+    """Keeps the metrics of steps on the devices, and fetches and logs them a few at a time."""
+
+    def __init__(self, session: _Session, bar: tqdm) -> None:
+        self.clock = _Clock(session.run, session.log)
+        self._session, self._bar = session, bar
+        self._pending: list[dict[str, jax.Array]] = []
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        self._pending.append(metrics)
+
+    def flush(self, step: int, logged: bool) -> None:
+        """Fetches what is pending, up to `step`; writes a line of the log if `logged`.
+
+        Raises:
+            Diverged: a loss or gradient is not finite.
+        """
+        run, n_steps = self._session.run, len(self._pending)
+        row = _collect(self._pending, step, self._session.checkpoints)
+        seen = step * run.batch_tokens
+        row |= {"n_tokens": seen, "epoch": seen / self._session.packed.info.n_tokens["train"]}
+        row |= self.clock.lap(n_steps)
+        if self._session.log is not None and logged:  # a stop adds no line
+            self._session.log.write(row)
+        self._bar.update(n_steps)
+        self._bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
+        self._pending.clear()
 
 
 def _collect(
@@ -209,13 +244,13 @@ def _collect(
                 kept = f"step {good[-1]} in {checkpoints.directory}" if good else "none"
                 raise Diverged(
                     f"the {name} is {value} at step {step + back}; last good checkpoint: {kept}; "
-                    "lower optim.lr_peak, with another --out"
+                    "lower `optim.lr_peak`, with another `out`"
                 )
     return {"step": step} | {name: float(value) for name, value in fetched[-1].items()}
 
 
 class _Clock:
-    """Wall and CPU time between log lines, and what of the hardware's peak was used."""
+    """Wall and CPU time between log lines, and the share of the hardware's peak that was used."""
 
     def __init__(self, run: RunConfig, log: MetricsLog | None) -> None:
         self.cpu_offset = (log.cpu_s if log else 0.0) - time.process_time()
@@ -226,13 +261,14 @@ class _Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves what is done meanwhile out of the next lap, wall and CPU time."""
+        """Leaves what is done in the block out of the next lap, wall and CPU time."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.wall += time.perf_counter() - wall
         self.cpu_offset -= time.process_time() - cpu
 
     def lap(self, n_steps: int) -> dict[str, float]:
+        """Tokens per second, CPU seconds so far and `mfu`, of the steps since the last lap."""
         now = time.perf_counter()
         rate = n_steps * self.step_tokens / (now - self.wall)
         self.wall = now

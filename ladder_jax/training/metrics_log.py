@@ -1,4 +1,4 @@
-"""A run's log: `metrics.jsonl`, and the same for TensorBoard."""
+"""A run's log: `metrics.jsonl`, and events for TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def read(run_directory: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's log, oldest first; a line cut by a kill is left out."""
+    """All lines of a run's log, oldest first, without one that a kill cut short."""
     path = run_directory / METRICS_FILE
     rows = []
     if path.is_file():
@@ -28,9 +28,11 @@ def read(run_directory: Path) -> list[dict[str, Any]]:
 
 
 class MetricsLog:
-    """Appends to a run's log, and for TensorBoard to `tensorboard/`.
+    """Appends to a run's log, and to `tensorboard/`.
 
-    Opened at a step, it first drops what was logged beyond it.
+    Args:
+        run_directory: the run's.
+        step: the step that training goes on from; lines logged after it are dropped.
     """
 
     def __init__(self, run_directory: Path, step: int) -> None:
@@ -47,6 +49,7 @@ class MetricsLog:
         )
 
     def write(self, row: dict[str, Any]) -> None:
+        """Appends a line; `row` has a `step` and numbers."""
         self._file.write(json.dumps(row) + "\n")
         for name, value in row.items():
             if name != "step":

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import jax
 import optax
 
-from ladder_jax.config import OptimConfig
+from ladder_jax.config import ModelConfig, OptimConfig
+from ladder_jax.models.protocol import Params
+from ladder_jax.models.registry import architecture
 
 
-def transformation(config: OptimConfig) -> optax.GradientTransformation:
+def transformation(model: ModelConfig, config: OptimConfig) -> optax.GradientTransformation:
     """Clipped, decayed Adam directions; the step multiplies them by the learning rate.
 
-    Weight decay covers every parameter but the input table, unless `decay_embeddings`.
+    Args:
+        model: says which parameters weight decay covers; token tables, such as the decoder's input
+            table, only with `decay_embeddings`.
+        config: the constants.
     """
 
-    def decayed(params: Any) -> Any:
-        every = jax.tree.map(lambda _: True, params)
-        if not config.decay_embeddings:
-            every["embed"] = False
-        return every
+    def decayed(params: Params) -> Params:
+        return architecture(model).decayed(params, config.decay_embeddings)
 
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm),

@@ -17,7 +17,7 @@ Schedule = dict[str, Any]
 
 
 def schedule_of(config: OptimConfig, n_steps: int) -> Schedule:
-    """The numbers of a run's schedule, to be passed to the jitted step."""
+    """The numbers of a run's schedule, which are arguments of the jitted step."""
     return {
         "lr_peak": np.float32(config.lr_peak),
         "lr_final_ratio": np.float32(config.lr_final_ratio),

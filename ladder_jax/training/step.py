@@ -1,4 +1,4 @@
-"""The one jitted step that changes the training state."""
+"""The jitted training step."""
 
 from __future__ import annotations
 
@@ -12,63 +12,33 @@ import optax
 
 from ladder_jax import parallel
 from ladder_jax.config import ModelConfig, OptimConfig
-from ladder_jax.data.pipeline import PADDING
-from ladder_jax.eval import heldout
-from ladder_jax.models import decoder
-from ladder_jax.models.loss import summed_loss
+from ladder_jax.models.protocol import Batch, Params
+from ladder_jax.models.registry import architecture
 from ladder_jax.training import optimizer
 from ladder_jax.training.initialize import TrainState, state_sharding
 from ladder_jax.training.schedule import Schedule, learning_rate
 
+Gradients = Callable[[Params, Batch], tuple[jax.Array, Params]]
+
 
 @functools.cache
 def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable:
-    """The jitted training step: (state, batch of shape (A, B, L + 1), schedule) -> state, metrics.
+    """The jitted training step: (state, batch, schedule) -> state, metrics.
 
-    The gradients of A micro-batches are summed; losses are means over the tokens of all.  Compiled
-    once for a model, a mesh, the optimiser's constants and a shape; learning rate and length are
-    arguments.  Metrics are scalars: `loss` (nats per token, before the step), `lr`, `grad_norm`
-    and, after it, `param_norm`.
+    A batch is a tree of micro-batches, arrays of shape (A, B, ...); their gradients are summed, and
+    losses are means over the tokens of all.  Compiled once for a model, a mesh, the optimiser's
+    constants and a shape; learning rate and length are arguments.  Metrics are scalars: `loss`
+    (nats per token, before the step), `lr`, `grad_norm` and, after it, `param_norm`.
     """
-    transformation = optimizer.transformation(constants)
+    transformation = optimizer.transformation(model, constants)
     shards = state_sharding(model, constants, mesh)
     scalar = parallel.replicated(mesh)
-
-    def objective(
-        params: decoder.Params, batch_BxL: jax.Array, n: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        inputs, targets = jnp.maximum(batch_BxL[:, :-1], 0), batch_BxL[:, 1:]
-        weight = jnp.where(targets != PADDING, 1 / n, 0.0)
-        bound = decoder.bind(model, params)
-        if model.loss_chunk:
-            hidden, head = bound.hidden(inputs), bound.head[...]
-            return summed_loss(hidden, head, targets, weight, constants.z_loss, model.loss_chunk)
-        nats, normaliser = heldout.token_nats(bound(inputs), targets)
-        loss = jnp.sum(weight * nats)
-        return loss + constants.z_loss * jnp.sum(weight * normaliser**2), loss
-
-    def gradients(params: decoder.Params, batch_AxBxL: jax.Array) -> tuple[jax.Array, Any]:
-        """Loss and its gradients, summed over the micro-batches."""
-        n = jnp.maximum(jnp.sum(batch_AxBxL[:, :, 1:] != PADDING), 1).astype(jnp.float32)
-
-        def one(batch_BxL: jax.Array) -> tuple[jax.Array, Any]:
-            (_, loss), grads = jax.value_and_grad(objective, has_aux=True)(params, batch_BxL, n)
-            return loss, grads
-
-        if batch_AxBxL.shape[0] == 1:
-            return one(batch_AxBxL[0])
-
-        def add(total: Any, batch_BxL: jax.Array) -> tuple[Any, None]:
-            total = jax.tree.map(jnp.add, total, one(batch_BxL))
-            return (total[0], jax.lax.with_sharding_constraint(total[1], shards.params)), None
-
-        zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
-        return jax.lax.scan(add, zero, batch_AxBxL)[0]
+    gradients = _gradients(model, constants.z_loss, shards.params)
 
     def step(
-        state: TrainState, batch_AxBxL: jax.Array, schedule: Schedule
+        state: TrainState, batch: Batch, schedule: Schedule
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        loss, grads = gradients(state.params, batch_AxBxL)
+        loss, grads = gradients(state.params, batch)
         lr = learning_rate(schedule, state.step.astype(jnp.float32))
         direction, moments = transformation.update(grads, state.moments, state.params)
         params = jax.tree.map(lambda p, d: p - lr * d, state.params, direction)
@@ -86,3 +56,31 @@ def make_step(model: ModelConfig, constants: OptimConfig, mesh: Any) -> Callable
         out_shardings=(shards, scalar),
         donate_argnums=0,
     )
+
+
+def _gradients(model: ModelConfig, z_loss: float, shards: Any) -> Gradients:
+    """(params, batch of micro-batches) -> cross-entropy and the objective's gradients, summed."""
+    family = architecture(model)
+
+    def objective(params: Params, batch: Batch, n: jax.Array) -> tuple[jax.Array, jax.Array]:
+        loss = family.loss(model, params, batch, n, z_loss)
+        return loss.objective, loss.nats
+
+    def gradients(params: Params, batch: Batch) -> tuple[jax.Array, Params]:
+        n = jnp.maximum(family.n_predicted(batch), 1).astype(jnp.float32)
+
+        def one(micro: Batch) -> tuple[jax.Array, Params]:
+            (_, nats), grads = jax.value_and_grad(objective, has_aux=True)(params, micro, n)
+            return nats, grads
+
+        if len(jax.tree.leaves(batch)[0]) == 1:
+            return one(jax.tree.map(lambda x: x[0], batch))
+
+        def add(total: Any, micro: Batch) -> tuple[Any, None]:
+            total = jax.tree.map(jnp.add, total, one(micro))
+            return (total[0], jax.lax.with_sharding_constraint(total[1], shards)), None
+
+        zero = jnp.zeros(()), jax.tree.map(jnp.zeros_like, params)
+        return jax.lax.scan(add, zero, batch)[0]
+
+    return gradients

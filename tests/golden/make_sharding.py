@@ -14,6 +14,7 @@ import jax
 
 from ladder_jax import parallel
 from ladder_jax.config import MeshConfig, RunConfig
+from ladder_jax.models.registry import architecture
 from ladder_jax.models.sizes import OLMO2_SIZES
 from ladder_jax.training import initialize
 
@@ -32,7 +33,7 @@ def describe(size: str) -> dict[str, Any]:
     run = RunConfig(size=size, model=OLMO2_SIZES[size], mesh=config, batch_seqs=batch_seqs)
     mesh = parallel.abstract_mesh(config, config.data * config.fsdp * config.tensor)
     n_micro = parallel.micro_batches(batch_seqs, config, mesh)
-    parallel.check_fit(run.model, mesh)
+    parallel.check_fit(architecture(run.model).divisibility(run.model), mesh)
     batch = jax.ShapeDtypeStruct(
         (n_micro, batch_seqs // n_micro, run.model.seq_len + 1),
         "int32",

@@ -58,7 +58,7 @@ def runs(home):
     watched, plain = trained_on(home, n_checkpoints=1, every=4), trained_on(home, n_checkpoints=2)
 
     def begun(run, mesh):  # compiling what draws it takes seconds for each run
-        moments = optimizer.transformation(run.optim).init(home.params)
+        moments = optimizer.transformation(run.model, run.optim).init(home.params)
         state = TrainState(jnp.int32(0), home.params, moments)
         return jax.device_put(state, shardings(run, mesh))
 

@@ -27,7 +27,7 @@ def test_a_store_is_of_one_set_of_weights(home, tmp_path, capsys):
     assert evaluate("--hf", home.root / "tiny", *ask, "--out", tmp_path / "a.csv") == 0
     before = contents(tmp_path)
     other = ["eval", "--hf", home.root / "other", *ask, "--out", tmp_path / "b.csv"]
-    one_line(capsys, other, str(held), "holds scores of other weights: name another --store")
+    one_line(capsys, other, str(held), "holds scores of other weights: name another")
     assert contents(tmp_path) == before
 
 

@@ -124,8 +124,8 @@ def test_a_run_is_not_scored_with_the_tokenizer_of_other_text(home, runs, old, t
     run_directory.eval_path(old, 16, "heldout").unlink()
     before = contents(old)
     ask = ["eval", "--checkpoint", old, "--tasks", home.mine, "--out", tmp_path / "e.csv"]
-    one_line(capsys, ask, f"{old}: data.source gives other text now", "or give --tokenizer")
-    with pytest.raises(InputError, match=f"{old}: data.source gives other text now"):
+    one_line(capsys, ask, f"{old}: ", "gives other text now", "or give --tokenizer")
+    with pytest.raises(InputError, match=f"{old}: `data.source` gives other text now"):
         score(changed, old, home.cache, progress=False)
     assert contents(old) == before
     assert evaluate(*ask[1:], "--tokenizer", home.root / "tokenizer.json") == 0

@@ -28,7 +28,12 @@ def test_less_is_made_where_less_is_wanted(folder, whole, tmp_path):
     )
     some, every = files(tmp_path), files(whole)
     assert outcome.index["sources"]["wiki"]["epochs"] < 1
-    kept = {name for name in some if name.endswith("train.array_record")}
+    notes = [json.loads(note.read_text()) for note in (tmp_path / "shards").glob("*.json")]
+    train = [note["train"] for note in notes]
+    assert {name for name in some if name.endswith("train.array_record")} == {
+        shard["file"] for shard in train
+    }
+    kept = {shard["file"] for shard in train if shard["records"]}  # all of a unit may be held out
     assert 2 <= len(kept) < len([name for name in every if name.endswith("train.array_record")])
     named = {s["file"] for source in outcome.index["sources"].values() for s in source["shards"]}
     assert kept <= named
@@ -54,7 +59,7 @@ def test_a_unit_is_read_no_further_than_its_source_gives(folder, whole, tmp_path
     monkeypatch.setattr(tokenise, "_AT_ONCE", 300)
     (tmp_path / "shards").mkdir()
     (unit,) = readers.units(mixed(folder).sources["wiki"], 10**6)
-    made = tokenise.run(tokenise.Task(str(tmp_path), mixed(folder), "wiki", 0, unit, limit=3))
+    made = tokenise.run(tokenise.UnitJob(str(tmp_path), mixed(folder), "wiki", 0, unit, limit=3))
     assert 3 <= made["train"]["records"] < 30
     assert made["documents"] < 40
 
@@ -71,7 +76,7 @@ def test_one_worker_makes_the_same_bytes_and_the_second_time_verifies(folder, wh
     assert (again.made, again.found) == (1, first.made - 1)
     assert files(tmp_path) == files(whole)
     with pytest.raises(
-        InputError, match=r"another mixture \(n_tokens differs\): use another --out"
+        InputError, match=r"another mixture \(n_tokens differs\): use another `out`"
     ):
         build.build(mixed(folder, n_tokens=5), str(tmp_path), 1, progress=False)
 

@@ -18,6 +18,7 @@ from ladder_jax.data import (
     shards,
     sources,
 )
+from ladder_jax.models.protocol import PADDING
 from tests.mixtures import L, read, texts
 from tests.processes import children, lives, until
 
@@ -30,7 +31,7 @@ def test_every_document_is_in_one_part_and_whole(whole):
             for file, n in segment.files:
                 rows = shards.Records.of_file(file, n).read(range(n))
                 ids = np.concatenate([rows[:1, 0], rows[:, 1:].ravel()])
-                ids = ids[ids != pipeline.PADDING].tolist()
+                ids = ids[ids != PADDING].tolist()
                 text = packed.tokenizer.decode(ids, skip_special_tokens=False)
                 found[part] += text.split("<|endoftext|>")[1:-1]
     every = texts(0, 60) + texts(1, 40) + texts(2, 40)
@@ -47,10 +48,10 @@ def test_sources_give_their_shares_again_and_again(whole):
     assert (web.gives, wiki.gives) == (-(-20_000 // L), -(-60_000 // L))
     assert index["sources"]["wiki"]["epochs"] == round(wiki.gives / wiki.holds, 4) > 2
     n = packed.info.n_sequences["train"]
-    rows = np.concatenate([packed.batches(100, seed=0)[i] for i in range(n // 100)])
-    assert packed.info.n_tokens["train"] >= (rows[:, 1:] != pipeline.PADDING).sum()
+    rows = np.concatenate([packed.batches(100, seed=0)[i]["tokens"] for i in range(n // 100)])
+    assert packed.info.n_tokens["train"] >= (rows[:, 1:] != PADDING).sum()
     every = packed.parts["train"].read(range(n))
-    assert packed.info.n_tokens["train"] == (every[:, 1:] != pipeline.PADDING).sum()
+    assert packed.info.n_tokens["train"] == (every[:, 1:] != PADDING).sum()
     times = np.unique(every[web.gives :], axis=0, return_counts=True)[1]
     assert set(times) == {wiki.gives // wiki.holds, wiki.gives // wiki.holds + 1}
     assert len(times) == wiki.holds
@@ -60,8 +61,8 @@ def test_rows_of_a_batch_are_the_batchs_rows(whole):
     packed = read(whole)
     batches, some = packed.batches(8, seed=3), packed.batches(8, seed=3, rows=[1, 6, 2])
     for step in (0, 5, 10**6):
-        np.testing.assert_array_equal(some[step], batches[step][[1, 6, 2]])
-        assert batches[step].dtype == np.int32
+        np.testing.assert_array_equal(some[step]["tokens"], batches[step]["tokens"][[1, 6, 2]])
+        assert batches[step]["tokens"].dtype == np.int32
 
 
 def test_reading_ahead_gives_the_same_batches_and_leaves_no_process(whole):
@@ -70,7 +71,7 @@ def test_reading_ahead_gives_the_same_batches_and_leaves_no_process(whole):
         for workers in (0, 2):
             with contextlib.closing(pipeline.read_ahead(batches, start, workers)) as ahead:
                 for step in range(start, start + 5):
-                    np.testing.assert_array_equal(next(ahead), batches[step])
+                    np.testing.assert_array_equal(next(ahead)["tokens"], batches[step]["tokens"])
                 below = children(os.getpid())
             assert workers == 0 or len(below) >= workers
     until(lambda: sum(map(lives, below)) <= 1)  # Python's own tracker of resources stays
@@ -111,8 +112,8 @@ def test_processes_that_read_end_with_their_parent(whole, tmp_path, number):
 def test_a_run_must_fit_what_was_built(whole):
     data = DataConfig(source="built", path=str(whole), vocab_size=300)
     for changed, seq_len, line in (
-        (data, 64, "was built with model.seq_len 32, the run has 64"),
-        (DataConfig(source="built", path=str(whole)), L, "data.vocab_size 300, the run has 1024"),
+        (data, 64, "was built with `model.seq_len` 32, the run has 64"),
+        (DataConfig(source="built", path=str(whole)), L, "`data.vocab_size` 300, the run has 1024"),
         (DataConfig(source="built", path="nowhere"), L, "run: ladder data build --mixture FILE"),
         (DataConfig(source="built", path="gs://a/b"), L, "gs://a/b: shards are read from a local"),
     ):

@@ -9,7 +9,9 @@ from fitting.errors import InputError
 from ladder_jax.config import DataConfig
 from ladder_jax.data import pipeline, sources
 from ladder_jax.data.documents import Document, split
+from ladder_jax.data.shards import pack
 from ladder_jax.data.tokenizer import train_bpe
+from ladder_jax.models.protocol import PADDING
 from tests.helpers import story
 
 
@@ -127,9 +129,9 @@ def test_any_text_survives_the_tokenizer_and_training_is_cached(tmp_path):
 @pytest.mark.parametrize("n", [2, 9, 16, 17, 18, 33])
 def test_packing_predicts_every_token_once(n):
     stream = np.arange(100, 100 + n, dtype=np.int32)
-    records = pipeline.pack(stream, 16)
+    records = pack(stream, 16)
     targets = records[:, 1:].ravel()
-    np.testing.assert_array_equal(targets[targets != pipeline.PADDING], stream[1:])
+    np.testing.assert_array_equal(targets[targets != PADDING], stream[1:])
     inputs = records[:, :-1].ravel()[: n - 1]
     np.testing.assert_array_equal(inputs, stream[:-1])
 
@@ -139,7 +141,7 @@ def test_the_packed_text_is_the_text(folder, tmp_path):
     corpus = sources.load(folder)
     records = np.stack(list(packed.sequences("train")))
     ids = records[:, 1:].ravel()
-    ids = ids[ids != pipeline.PADDING]
+    ids = ids[ids != PADDING]
     assert len(ids) == packed.info.n_tokens["train"]
     texts = packed.tokenizer.decode(ids.tolist(), skip_special_tokens=False).split("<|endoftext|>")
     assert texts[:-1] == [d.text for d in corpus.train]
@@ -150,15 +152,15 @@ def test_a_batch_depends_on_seed_and_step_alone(folder, tmp_path):
     packed = pipeline.prepare(folder, 32, tmp_path / "cache")
     first, again = packed.batches(4, seed=0), packed.batches(4, seed=0)
     for step in (7, 0, 30):
-        np.testing.assert_array_equal(first[step], again[step])
-    assert (first[0] != packed.batches(4, seed=1)[0]).any()
+        np.testing.assert_array_equal(first[step]["tokens"], again[step]["tokens"])
+    assert (first[0]["tokens"] != packed.batches(4, seed=1)[0]["tokens"]).any()
 
 
 def test_an_epoch_visits_every_sequence_and_the_next_reshuffles(folder, tmp_path):
     packed = pipeline.prepare(folder, 32, tmp_path / "cache")
     n = packed.info.n_sequences["train"]
     batches = packed.batches(1, seed=0)
-    one, two = ([batches[e * n + i].tobytes() for i in range(n)] for e in (0, 1))
+    one, two = ([batches[e * n + i]["tokens"].tobytes() for i in range(n)] for e in (0, 1))
     assert sorted(one) == sorted(two)
     assert one != two
 

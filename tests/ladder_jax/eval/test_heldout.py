@@ -22,5 +22,5 @@ def test_losses_cover_the_same_text_in_nats_and_bytes(run, cache):
     bits = np.log2(304) * whole.n_tokens / whole.n_bytes
     assert uniform["lm_bpb"] == pytest.approx(bits, rel=1e-6)
     few = heldout.Heldout.of(packed, 100)
-    assert len(few.rows) == 7
+    assert few.n_sequences == 7
     assert few.n_bytes < whole.n_bytes

@@ -204,7 +204,7 @@ def test_an_import_is_made_once(tmp_path, params, capsys):
     importing(source, out)
     assert "already" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*")} == made
-    refused(lambda: importing(source, out, 1e6), "batch_seqs", "another --out")
+    refused(lambda: importing(source, out, 1e6), "batch_seqs", "another")
     other = tmp_path / "b" / "source"
     hf.write(other, BIG, jax.tree.map(lambda x: x + 1, params))
     refused(lambda: importing(other, out), "other weights", "another --out")
@@ -226,7 +226,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, params):
 
 def save_steps(run, directory, packed, params):
     """Two checkpoints as training leaves them, without the time it takes to compile."""
-    moments = optimizer.transformation(run.optim).init(jax.tree.map(jnp.asarray, params))
+    moments = optimizer.transformation(run.model, run.optim).init(jax.tree.map(jnp.asarray, params))
     saved = {1: params, 2: jax.tree.map(lambda x: x * np.float32(1.1), params)}
     checkpoints = Checkpoints(directory / "checkpoints")
     for step, values in saved.items():

@@ -54,7 +54,7 @@ def test_who_gets_a_kernel(monkeypatch):
     assert found("gpu", 100, "bfloat16") is not None
     assert found("gpu", 100, "float32") is None
     assert found("tpu", 4096, "bfloat16", "plain") is None
-    with pytest.raises(InputError, match=r"here is gpu, 128 and float32: use auto"):
+    with pytest.raises(InputError, match=r"this is gpu, 128 and float32: use auto"):
         found("gpu", 128, "float32", "fused")
 
 

@@ -178,7 +178,7 @@ PORT = free_port()
         ({"coordinator": "127.0.0.1:1"}, "go together: give all three"),
         (
             {"coordinator": "127.0.0.1:1", "process_count": 2, "process_id": 1, "timeout_s": 1},
-            "nobody answers at --coordinator 127.0.0.1:1 within 1 s",
+            "nobody answers at `coordinator` 127.0.0.1:1 within 1 s",
         ),
         (
             {
@@ -191,11 +191,11 @@ PORT = free_port()
         ),
         (
             {"coordinator": "nowhere", "process_count": 2, "process_id": 1},
-            "--coordinator 'nowhere' is not HOST:PORT",
+            "`coordinator` 'nowhere' is not HOST:PORT",
         ),
         (
             {"coordinator": "127.0.0.1:1", "process_count": 2, "process_id": 2},
-            "--process-id 2 must lie in 0 to 1",
+            "`process_id` 2 must lie in 0 to 1",
         ),
     ],
 )

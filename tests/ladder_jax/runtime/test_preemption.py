@@ -84,7 +84,7 @@ def check_equal(run, directory, whole):
 def test_sigterm_in_an_evaluation_loses_nothing(
     run, cache, whole, tmp_path, monkeypatch, workers, nth
 ):
-    """Told to end at the nth poll of the evaluations: the first is in training, the last after."""
+    """A stop is requested at the nth poll of the evaluations: first in training, last after it."""
     real, polls = preemption.check, []
 
     def check():
@@ -138,7 +138,7 @@ def test_killed_while_it_saves(run, cache, whole, tmp_path, capfd, workers):
     assert [p.name for p in (tmp_path / "r" / "checkpoints").glob("16*")]  # it had begun
     capfd.readouterr()
     runs.train_and_score(run, tmp_path / "r", cache, progress=False)
-    assert "was not saved to its end: removed" in capfd.readouterr().err
+    assert "was only saved in part: removed" in capfd.readouterr().err
     check_equal(run, tmp_path / "r", whole)
 
 

@@ -199,7 +199,7 @@ def test_an_unwritable_directory_is_one_line(run, tmp_path, cache):
 
 
 def test_batches_must_divide_over_the_mesh(run, tmp_path, cache):
-    with pytest.raises(InputError, match="batch_seqs 6 does not divide over 8"):
+    with pytest.raises(InputError, match="`batch_seqs` 6 does not divide over 8"):
         runs.train_and_score(replace(run, batch_seqs=6), tmp_path / "r", cache, progress=False)
     with pytest.raises(InputError, match="needs 6 devices, there are 8"):
         parallel.make_mesh(MeshConfig(data=2, fsdp=3))

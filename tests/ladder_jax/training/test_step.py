@@ -15,8 +15,8 @@ from ladder_jax.config import (
     OptimConfig,
     RunConfig,
 )
-from ladder_jax.data import pipeline
 from ladder_jax.models import decoder
+from ladder_jax.models.protocol import PADDING
 from ladder_jax.training import initialize, optimizer, step
 from ladder_jax.training.schedule import schedule_of
 from tests.helpers import MODEL
@@ -31,10 +31,10 @@ def mesh_of(**axes):
 def one_step(mesh, params, batch, constants=None):
     constants = constants or OptimConfig()
     params = jax.tree.map(jnp.array, params)  # the step donates its state
-    moments = optimizer.transformation(constants).init(params)
+    moments = optimizer.transformation(MODEL, constants).init(params)
     state = initialize.TrainState(jnp.zeros((), jnp.int32), params, moments)
     state = jax.device_put(state, initialize.state_sharding(MODEL, constants, mesh))
-    rows = jax.device_put(batch[None], parallel.micro_batch_sharding(mesh))
+    rows = jax.device_put({"tokens": batch[None]}, parallel.micro_batch_sharding(mesh))
     with parallel.use_mesh(mesh):
         return step.make_step(MODEL, constants, mesh)(
             state, rows, schedule_of(OptimConfig(lr_peak=0.1), 10)
@@ -48,14 +48,14 @@ def test_one_step_is_adamw_written_out():
     """The step against AdamW, clipping and both loss terms in numpy, from the paper's settings."""
     params = decoder.init_params(MODEL, jax.random.key(0))
     batch = BATCH.copy()
-    batch[0, 9:] = pipeline.PADDING
+    batch[0, 9:] = PADDING
 
     def objective(p):
         inputs, targets = np.maximum(batch[:, :-1], 0), batch[:, 1:]
         logits = decoder.bind(MODEL, p)(inputs)
         log_z = jax.nn.logsumexp(logits, axis=-1)
         gold = jnp.take_along_axis(logits, np.maximum(targets, 0)[..., None], axis=-1)[..., 0]
-        counted = targets != pipeline.PADDING
+        counted = targets != PADDING
         ce = jnp.sum((log_z - gold) * counted) / counted.sum()
         return ce + 1e-5 * jnp.sum(log_z**2 * counted) / counted.sum(), ce
 
@@ -112,8 +112,8 @@ def steps_on(n, model=MODEL, **axes):
     with parallel.use_mesh(mesh):
         for i in range(n):
             batch = np.roll(BATCH, i, axis=1)
-            batch[3, 5:] = pipeline.PADDING  # micro-batches of unequal weight
-            batch = parallel.put_batch(batch, own, n_micro, 8, mesh)
+            batch[3, 5:] = PADDING  # micro-batches of unequal weight
+            batch = parallel.put_batch({"tokens": batch}, own, n_micro, 8, mesh)
             state, metrics = function(state, batch, schedule)
             found.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     return found, state
@@ -149,9 +149,9 @@ def test_five_steps_computed_otherwise_are_the_same(change, on_one_device):
 
 def test_a_batch_that_does_not_divide_is_refused():
     mesh = mesh_of(data=4, fsdp=2)
-    with pytest.raises(InputError, match="batch_seqs 12 does not divide over 8 data x fsdp dev"):
+    with pytest.raises(InputError, match="`batch_seqs` 12 does not divide over 8 data x fsdp dev"):
         parallel.micro_batches(12, MeshConfig(), mesh)
-    with pytest.raises(InputError, match=r"micro_seqs 2 does not divide the 3 .* one of 1, 3"):
+    with pytest.raises(InputError, match=r"micro_seqs` 2 does not divide the 3 .* one of 1, 3"):
         parallel.micro_batches(24, MeshConfig(micro_seqs=2), mesh)
     assert parallel.micro_batches(24, MeshConfig(micro_seqs=1), mesh) == 3
 
