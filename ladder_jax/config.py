@@ -111,7 +111,7 @@ class DataConfig:
         text_field: field that holds the text in JSONL and TFDS examples.
         vocab_size: size of the byte-level BPE trained on the training documents.
         heldout_fraction: share of documents kept for evaluation, by document.
-        seed: of the split and of the order of batches.
+        seed: of the split and, with the run's own, of the order of batches.
         workers: processes that read batches ahead; 0 reads in the training process.
     """
 
@@ -208,7 +208,7 @@ class RunConfig:
     Attributes:
         name: `size-multiple`, as in `190M-5xC`; a label only, never parsed.
         multiple: tokens as a multiple of 20 per parameter; 0 where a run has no such label.
-        seed: of the initial parameters.
+        seed: of the initial parameters and, added to `data.seed`, of the order of batches.
         n_steps: optimiser steps.
         batch_seqs: sequences per step (global).
         checkpoint_every: steps between checkpoints; 0 spreads `eval.n_checkpoints` over the run.

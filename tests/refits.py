@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pandas as pd
 
 from experiments.task_ladders import rounding
-from experiments.task_ladders.study import Study
+from experiments.task_ladders.study import PublishedRuns
 from fitting.forecast import predict
 from fitting.forecast.predict import TaskForecast
 
@@ -48,7 +48,7 @@ def holds(forecast: TaskForecast, passes: Callable[[TaskForecast], bool]) -> boo
     return sum(map(passes, again)) >= len(again) - 1
 
 
-def settled(study: Study, variant: str, what: str, theirs: pd.DataFrame) -> pd.DataFrame:
+def settled(study: PublishedRuns, variant: str, what: str, theirs: pd.DataFrame) -> pd.DataFrame:
     """Asserts that all cells end in place; returns those of which the digits may be asserted.
 
     Args:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from experiments.benchmarks import common
 from experiments.task_ladders.analyse import cuts
-from experiments.task_ladders.study import Study
+from experiments.task_ladders.study import PublishedRuns
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.observations.build import Observations
@@ -113,7 +113,7 @@ def _measure(runs: str) -> None:
         frame, _ = from_olmo_ladder(runs)
     except InputError as e:
         sys.exit(f"python -m experiments.benchmarks.fitting: {e}")
-    gathered = Study(frame).data("bpb")
+    gathered = PublishedRuns(frame).data("bpb")
     data = [d.observations for d in gathered]
     _, chosen = cuts(gathered[0].final)
     np.seterr(all="ignore")  # the loop strays where exp overflows

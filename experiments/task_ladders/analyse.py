@@ -1,4 +1,4 @@
-"""Every analysis of the paper: a function each, from a `Study` to a table and its figures.
+"""Every analysis of the paper: a function each, from `PublishedRuns` to a table and its figures.
 
 Command:  python -m experiments.task_ladders [NAME ...]
 Expected numbers and times: README.md.
@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from experiments.task_ladders import figures
 from experiments.task_ladders.config import CHANCE
-from experiments.task_ladders.study import GRID, VARIANT_WORDS, VARIANTS, Study
+from experiments.task_ladders.study import GRID, VARIANT_WORDS, VARIANTS, PublishedRuns
 from fitting.errors import InputError
 from fitting.forecast import diagnose, predict
 from fitting.laws.curves import predict as value_of
@@ -41,7 +41,7 @@ class Result:
     lines: list[str] = field(default_factory=list)
 
 
-def step1(study: Study) -> Result:
+def step1(study: PublishedRuns) -> Result:
     """L(N, D) -> bits per byte, C4 loss and task CE, and accuracy straight from N and D."""
     rows, drawn = [], {}
     for feature in ("bpb", "c4", "task_ce", "accuracy"):
@@ -82,7 +82,7 @@ def step1(study: Study) -> Result:
     return Result({"step1": frame}, drawn, _mean_errors(frame, "rel_error", ["feature", "method"]))
 
 
-def step2(study: Study) -> Result:
+def step2(study: PublishedRuns) -> Result:
     """Feature -> accuracy, the targets' true features put in."""
     rows, drawn = [], {}
     for feature in ("bpb", "c4", "task_ce"):
@@ -110,12 +110,12 @@ def step2(study: Study) -> Result:
     return Result({"step2": frame}, drawn, _mean_errors(frame, "rel_error", ["feature", "method"]))
 
 
-def chained(study: Study) -> Result:
+def chained(study: PublishedRuns) -> Result:
     """Accuracy of 7B-4T and 13B-5T through both steps, with bits per byte, C4 loss and task CE."""
     return _forecast(study, "chained", ("bpb", "c4", "task_ce"))
 
 
-def compute_only(study: Study) -> Result:
+def compute_only(study: PublishedRuns) -> Result:
     """The same with a law of compute alone in place of N and D."""
     result = _forecast(study, "compute_only", ("compute",))
     title = f"Step 1: bits per byte from FLOPs ({study.methods[-1]})"
@@ -124,12 +124,12 @@ def compute_only(study: Study) -> Result:
     return result
 
 
-def single_step(study: Study) -> Result:
+def single_step(study: PublishedRuns) -> Result:
     """Accuracy straight from N and D, seven parameters on sixteen runs."""
     return _forecast(study, "single_step", ("single",))
 
 
-def _forecast(study: Study, name: str, variants: tuple[str, ...]) -> Result:
+def _forecast(study: PublishedRuns, name: str, variants: tuple[str, ...]) -> Result:
     frames, drawn, fitted = [], {}, []
     for variant in variants:
         for method in study.methods:
@@ -150,7 +150,7 @@ def _forecast(study: Study, name: str, variants: tuple[str, ...]) -> Result:
     return Result(tables, drawn, lines)
 
 
-def multiple_choice(study: Study) -> Result:
+def multiple_choice(study: PublishedRuns) -> Result:
     """MC format (the choices listed, a letter scored) beside RC, for runs that have both."""
     table, rows = study.table[study.table["metric"].isin(["acc", "acc_per_char"])], []
     both_scored = table.loc[table["task"].str.contains("_mc_"), "run"].unique()
@@ -175,7 +175,7 @@ def multiple_choice(study: Study) -> Result:
     return Result({"multiple_choice": frame}, {"multiple_choice": figures.formats(frame)}, lines)
 
 
-def variance(study: Study) -> Result:
+def variance(study: PublishedRuns) -> Result:
     """SD over the last ten checkpoints of 1.3B-10xC, and whether it tells of forecast errors."""
     tasks = tuple(CHANCE)
     frame = noise.checkpoint_noise(study.table, GRID[-1], tasks, PAPER["bpb"])
@@ -204,7 +204,7 @@ def variance(study: Study) -> Result:
     return Result(tables, {"variance": figures.noise_against_error(frame, MAIN_TASKS)}, lines)
 
 
-def set_size(study: Study) -> Result:
+def set_size(study: PublishedRuns) -> Result:
     """The SD that each task's accuracy would have with fewer test items."""
     groups = [t for t in study.table["task"].unique() if t.startswith("mmlu_")]
     known = [t for t in groups if t.endswith("_test_rc_5shot") and "avg" not in t]
@@ -223,7 +223,7 @@ def set_size(study: Study) -> Result:
     return Result(tables, {"set_size": figures.set_size(frame, fewer)}, lines)
 
 
-def compute_vs_error(study: Study) -> Result:
+def compute_vs_error(study: PublishedRuns) -> Result:
     """Error at 7B-4T of ladders cut by size, by token multiple and by FLOPs of a run."""
     data = study.data("bpb")
     labels, chosen = cuts(data[0].final)
@@ -284,7 +284,7 @@ SPLITS = {
 }
 
 
-def design(study: Study) -> Result:
+def design(study: PublishedRuns) -> Result:
     """Every design choice by its errors on held-out runs of the ladder; no target takes part."""
     rows = []
     for variant in VARIANTS:
@@ -330,7 +330,7 @@ def _mean_errors(frame: pd.DataFrame, column: str, by: list[str]) -> list[str]:
     return lines
 
 
-ANALYSES: dict[str, Callable[[Study], Result]] = {
+ANALYSES: dict[str, Callable[[PublishedRuns], Result]] = {
     "step1": step1,
     "step2": step2,
     "chained": chained,

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from experiments.task_ladders import analyse
 from experiments.task_ladders.config import CHANCE
-from experiments.task_ladders.study import TARGETS, VARIANTS, Study
+from experiments.task_ladders.study import TARGETS, VARIANTS, PublishedRuns
 from fitting.errors import InputError
 from fitting.forecast import predict
 from fitting.forecast.predict import TaskForecast
@@ -75,7 +75,7 @@ class End(NamedTuple):
     objective: float
 
 
-def ends(study: Study, variant: str, tasks: tuple[str, ...], seed: int) -> list[End]:
+def ends(study: PublishedRuns, variant: str, tasks: tuple[str, ...], seed: int) -> list[End]:
     """The ends of one refit of every task, and of the cut ladders for bits per byte."""
     data = [changed(d, seed) for d in study.data(variant, tasks)]
     found = [e for f in predict.of_tasks(data, "paper") for e in ends_of(study, variant, f)]
@@ -85,7 +85,7 @@ def ends(study: Study, variant: str, tasks: tuple[str, ...], seed: int) -> list[
     return found
 
 
-def ends_of(study: Study, variant: str, forecast: TaskForecast) -> list[End]:
+def ends_of(study: PublishedRuns, variant: str, forecast: TaskForecast) -> list[End]:
     """Where the fits of a paper-mode forecast ended."""
     found = []
     for row, goal in zip(forecast.rows, forecast.measured.to_dict("records"), strict=True):
@@ -164,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         if problems:
             raise InputError(problems[0])
         compilation.keep(cache_dir())
-        study, found = Study(table), []
+        study, found = PublishedRuns(table), []
         todo = [(v, seed) for v in args.variants for seed in range(args.perturbations + 1)]
         for variant, seed in tqdm(todo, desc="refits", disable=None):
             found += ends(study, variant, tuple(args.tasks), seed)

@@ -40,7 +40,7 @@ METHODS = ("paper", "least-squares")
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class PublishedRuns:
     """The table, and the methods asked for.
 
     Attributes:

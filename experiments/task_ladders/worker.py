@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 
 from experiments.task_ladders import analyse
-from experiments.task_ladders.study import Study
+from experiments.task_ladders.study import PublishedRuns
 from fitting import io
 from ladder_jax.measurements import olmo_ladder
 
 
 @functools.cache
-def _study(runs: str, methods: tuple[str, ...]) -> Study:
+def _study(runs: str, methods: tuple[str, ...]) -> PublishedRuns:
     frame, problems = olmo_ladder.from_olmo_ladder(runs)
     for problem in problems:
         print(problem, file=sys.stderr)
-    return Study(frame, methods)
+    return PublishedRuns(frame, methods)
 
 
 def run(name: str, runs: str, methods: tuple[str, ...], out: str) -> list[str]:

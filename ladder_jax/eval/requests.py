@@ -16,7 +16,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 
 _ENCODE_AT_ONCE = 1024  # texts
 Ids = np.ndarray  # int32, shape (L,)
@@ -146,7 +146,7 @@ class _Numbering:
 class _Encoded(NamedTuple):
     """A document, and the ids of its contexts (one a choice), choices and unconditional context."""
 
-    document: Document
+    document: Question
     contexts: list[Ids]
     choices: list[Ids]
     unconditional: Ids
@@ -159,7 +159,7 @@ class _Encoder:
         self._tokenizer = tokenizer
         self._begin = bos(tokenizer)
 
-    def documents(self, documents: Sequence[Document]) -> Iterator[_Encoded]:
+    def documents(self, documents: Sequence[Question]) -> Iterator[_Encoded]:
         """Each document's ids."""
         contexts = self._encode((c for d in documents for c in _distinct(d)), self._begin)
         choices = self._encode((c for d in documents for c in d.choices), [])
@@ -192,6 +192,6 @@ def _digest(pair: tuple[Ids, Ids]) -> bytes:
     return hashlib.blake2b(text, digest_size=16).digest()
 
 
-def _distinct(document: Document) -> tuple[str, ...]:
+def _distinct(document: Question) -> tuple[str, ...]:
     """One context if all choices share it."""
     return (document.context,) if isinstance(document.context, str) else document.context

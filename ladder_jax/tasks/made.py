@@ -18,14 +18,14 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from fitting.errors import InputError
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 
 MAX_DOCUMENTS = 1000
 MAX_CONTEXT_TOKENS = 32
 _PAIRS = ("is are", "was were", "has have", "a an", "this these", "that those", "does do")
 COUNTERPART = {a: b for pair in _PAIRS for a, b in (pair.split(), pair.split()[::-1])}
 _ENDING_BYTES = 48
-_Candidates = Callable[[str, np.random.Generator], Iterator[Document]]
+_Candidates = Callable[[str, np.random.Generator], Iterator[Question]]
 
 
 def build(
@@ -50,7 +50,7 @@ def build(
 
 def _collect(
     candidates: _Candidates, texts: Sequence[str], tokenizer: Tokenizer, seed: int
-) -> list[Document]:
+) -> list[Question]:
     """A random choice that the seed fixes, no text giving more than four times its share."""
     rng = np.random.default_rng(seed)
     found = []
@@ -62,26 +62,26 @@ def _collect(
     return [_shorten(found[i], tokenizer) for i in sorted(order)]
 
 
-def _shorten(document: Document, tokenizer: Tokenizer) -> Document:
+def _shorten(document: Question, tokenizer: Tokenizer) -> Question:
     encoding = tokenizer.encode(document.context, add_special_tokens=False)
     if len(encoding.ids) <= MAX_CONTEXT_TOKENS:
         return document
     start = encoding.offsets[-MAX_CONTEXT_TOKENS][0]
-    return Document(document.context[start:], document.choices, document.gold)
+    return Question(document.context[start:], document.choices, document.gold)
 
 
 def _place(
     context: str, right: str, wrong: Sequence[str], rng: np.random.Generator
-) -> Document | None:
+) -> Question | None:
     """Puts the right choice at a random index; None if a distractor repeats a choice."""
     choices = [right, *wrong]
     if len(set(choices)) < len(choices) or not context:
         return None
     order = rng.permutation(len(choices))
-    return Document(context, tuple(choices[i] for i in order), int(np.argmin(order)))
+    return Question(context, tuple(choices[i] for i in order), int(np.argmin(order)))
 
 
-def _word_order(text: str, rng: np.random.Generator) -> Iterator[Document]:
+def _word_order(text: str, rng: np.random.Generator) -> Iterator[Question]:
     sentences = re.split(r"(?<=[.!?;]) ", text)
     for i in rng.permutation(np.arange(1, len(sentences))) if len(sentences) > 1 else ():
         words = sentences[i].split(" ")
@@ -97,7 +97,7 @@ def _word_order(text: str, rng: np.random.Generator) -> Iterator[Document]:
             yield document
 
 
-def _cloze(text: str, rng: np.random.Generator) -> Iterator[Document]:
+def _cloze(text: str, rng: np.random.Generator) -> Iterator[Question]:
     words = text.split(" ")
     plain = [w if re.fullmatch(r"[a-z]{4,}", w) else "" for w in words]
     counts = Counter(w for w in plain if w)
@@ -118,7 +118,7 @@ def _cloze(text: str, rng: np.random.Generator) -> Iterator[Document]:
             yield document
 
 
-def _agreement(text: str, rng: np.random.Generator) -> Iterator[Document]:
+def _agreement(text: str, rng: np.random.Generator) -> Iterator[Question]:
     words = text.split(" ")
     for i in rng.permutation(np.arange(20, len(words) - 2)) if len(words) > 22 else ():
         if words[i] in COUNTERPART:
@@ -129,7 +129,7 @@ def _agreement(text: str, rng: np.random.Generator) -> Iterator[Document]:
                 yield document
 
 
-def _endings(text: str, rng: np.random.Generator) -> Iterator[Document]:
+def _endings(text: str, rng: np.random.Generator) -> Iterator[Question]:
     starts = [m.start() for m in re.finditer(" ", text)]
     starts = [s for s in starts if 200 <= s <= len(text) - _ENDING_BYTES]
     pieces = {s: text[s : s + _ENDING_BYTES].rsplit(" ", 1)[0] for s in starts}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fitting.errors import InputError
-from ladder_jax.tasks.task import Document
+from ladder_jax.tasks.task import Question
 
 GROUPS = {
     "stem": (
@@ -46,7 +46,7 @@ _LETTERS = "ABCD"
 _FIELDS = {"question": str, "choices": list, "answer": int}
 
 
-def documents(root: Path, subject: str, split: str, kind: str) -> Iterator[Document]:
+def documents(root: Path, subject: str, split: str, kind: str) -> Iterator[Question]:
     """The questions of a subject, in the public order, after five answered ones of its dev split.
 
     Args:
@@ -63,7 +63,7 @@ def documents(root: Path, subject: str, split: str, kind: str) -> Iterator[Docum
     answered = (_question(e, kind) + _choices(e, kind)[e["answer"]] + "\n\n" for e in examples)
     prefix = f"{HEADER}{subject.replace('_', ' ')}:\n\n" + "".join(answered)
     for row in _read(root / subject / f"{SPLITS[split]}.arrow"):
-        yield Document(prefix + _question(row, kind), _choices(row, kind), row["answer"])
+        yield Question(prefix + _question(row, kind), _choices(row, kind), row["answer"])
 
 
 def _question(row: dict[str, Any], kind: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from fitting.errors import InputError
 from ladder_jax.downloads.public_tasks import olmes_dir
 from ladder_jax.tasks import mmlu
-from ladder_jax.tasks.task import Document, Task, read_jsonl
+from ladder_jax.tasks.task import Question, Task, read_jsonl
 
 Values = Mapping[str, Mapping[str, float]]  # label -> metric -> value
 
@@ -157,7 +157,7 @@ def _unknown(label: str) -> InputError:
     return InputError(f"task {label!r} is unknown: {hint}; a task of your own ends in .jsonl")
 
 
-def _mmlu(name: str, split: str, kind: str) -> Iterator[Document]:
+def _mmlu(name: str, split: str, kind: str) -> Iterator[Question]:
     for subject in mmlu.GROUPS.get(name, (name,)):
         yield from mmlu.documents(root() / "mmlu", subject, split, kind)
 
@@ -174,7 +174,7 @@ class _Request:
     label: Any
 
 
-def _requests(folder: Path, limit: int | None) -> list[Document]:
+def _requests(folder: Path, limit: int | None) -> list[Question]:
     """Documents of a request folder; all of its file is read only if that cannot be helped."""
     path = folder / "requests.jsonl.gz"
     unconditional = _declared(folder / "config.json")
@@ -222,7 +222,7 @@ def _request(path: Path, row: int, line: str) -> _Request:
     return request
 
 
-def _document(path: Path, requests: list[_Request]) -> Document:
+def _document(path: Path, requests: list[_Request]) -> Question:
     """One document of its requests."""
     first = requests[0]
     for idx, request in enumerate(requests):
@@ -233,7 +233,7 @@ def _document(path: Path, requests: list[_Request]) -> Document:
     contexts = tuple(request.context for request in requests)
     context = contexts[0] if len(set(contexts)) == 1 else contexts
     choices = tuple(request.continuation for request in requests)
-    document = Document(context, choices, _gold(first.label, len(choices)))
+    document = Question(context, choices, _gold(first.label, len(choices)))
     if document.problem:
         raise InputError(f"{path}: row {first.row}: {document.problem}: {_AGAIN}")
     return document

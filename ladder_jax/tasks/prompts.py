@@ -6,12 +6,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from ladder_jax.tasks import mmlu
-from ladder_jax.tasks.task import Document
+from ladder_jax.tasks.task import Question
 
 _BLANK = "\n\n"  # ends an example
 
 
-def own_texts(documents: Sequence[Document]) -> list[str]:
+def own_texts(documents: Sequence[Question]) -> list[str]:
     """The question of each document with its right answer, without the shared examples.
 
     The shared examples are what all contexts (in MMLU: all of a subject) begin with, up to the last

@@ -17,7 +17,7 @@ _FIELDS = ("context", "choices", "gold", "unconditional")
 
 
 @dataclass(frozen=True)
-class Document:
+class Question:
     """One question.
 
     Attributes:
@@ -73,7 +73,7 @@ class Task:
     """
 
     name: str
-    documents: Sequence[Document]
+    documents: Sequence[Question]
 
     def __post_init__(self) -> None:
         if not self.documents:
@@ -98,7 +98,7 @@ def read_jsonl(path: str | Path) -> Task:
     """A user's task: a document a line, named by the file's stem.
 
     A line holds `context` (a text, or a list with one a choice), `choices`, `gold`, and optionally
-    `unconditional`; see `Document`.
+    `unconditional`; see `Question`.
 
     Raises:
         InputError: the file cannot be read, or a row is no document.
@@ -121,7 +121,7 @@ def read_jsonl(path: str | Path) -> Task:
     return Task(path.stem, documents)
 
 
-def _document(row: object) -> Document:
+def _document(row: object) -> Question:
     """A parsed line as a document; ValueError says what is wrong with it."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
@@ -140,7 +140,7 @@ def _document(row: object) -> Document:
     unconditional = row.get("unconditional", "")
     if not isinstance(unconditional, str):
         raise ValueError("field 'unconditional' must be a text")
-    document = Document(context, tuple(choices), gold, unconditional)
+    document = Question(context, tuple(choices), gold, unconditional)
     if document.problem:
         raise ValueError(document.problem)
     return document

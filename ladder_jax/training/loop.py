@@ -158,7 +158,8 @@ def _run_steps(session: _Session, state: TrainState, progress: bool, evaluate: H
 def _placed_batches(session: _Session, start: int) -> Generator[Batch, None, None]:
     """The batches of step `start` + 1 and those after it, on the devices."""
     run, layout = session.run, session.layout
-    batches = session.packed.batches(run.batch_seqs, run.data.seed, layout.rows.tolist())
+    order = run.data.seed + run.seed  # every seed of a ladder reads the text in another order
+    batches = session.packed.batches(run.batch_seqs, order, layout.rows.tolist())
     with contextlib.closing(read_ahead(batches, start, run.data.workers)) as stream:
         for rows in stream:
             yield parallel.put_batch(rows, layout.rows, layout.n_micro, run.batch_seqs, layout.mesh)

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.task_ladders import __main__ as command
 from experiments.task_ladders import analyse
-from experiments.task_ladders.study import Study
+from experiments.task_ladders.study import PublishedRuns
 from fitting.observations.preparation import MAIN_TASKS
 from fitting.solve import subsets
 from tests.refits import POINT, holds, settled
@@ -18,7 +18,7 @@ FEATURE = {"rc_bpb": "bpb", "c4": "c4", "rc_acc": "accuracy", "rc_soft_log": "ta
 
 @pytest.fixture(scope="module")
 def study(public_table):
-    return Study(public_table)
+    return PublishedRuns(public_table)
 
 
 @pytest.fixture(scope="module")

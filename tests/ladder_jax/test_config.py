@@ -1,12 +1,23 @@
 """Configs round-trip, hash, take overrides, and complain in one line."""
 
 import json
+from dataclasses import dataclass, field, fields, replace
 
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax.config import ModelConfig, RunConfig
-from ladder_jax.config_text import config_hash, from_dict, load_json, override, to_json
+from ladder_jax import launch
+from ladder_jax.config import ModelConfig, OptimConfig, RunConfig
+from ladder_jax.config_text import (
+    config_hash,
+    difference,
+    from_dict,
+    identity,
+    load_json,
+    override,
+    to_json,
+)
+from ladder_jax.training import run_directory
 
 TINY = RunConfig(model=ModelConfig(d_model=32, n_heads=4, n_layers=2, d_ff=128, vocab_size=64))
 
@@ -70,3 +81,48 @@ def test_a_bad_file_gets_one_line(tmp_path):
 def test_head_dimensions_must_be_even():
     with pytest.raises(InputError, match="even"):
         from_dict(ModelConfig, {"d_model": 30, "n_heads": 10})
+
+
+@dataclass(frozen=True)
+class WiderOptim(OptimConfig):
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
+class Wider(RunConfig):
+    """A run's config to which fields were added later."""
+
+    tag: str = "none"
+    optim: OptimConfig = field(default_factory=WiderOptim)
+
+
+def wider(run: RunConfig, **changes) -> Wider:
+    own = {f.name: getattr(run, f.name) for f in fields(run)}
+    return Wider(**own | {"optim": WiderOptim(**vars(run.optim))} | changes)
+
+
+def test_a_field_added_to_a_config_changes_no_id_manifest_or_checkpoint(tmp_path):
+    run = replace(TINY, optim=OptimConfig(lr_peak=0.5))
+    assert identity(wider(run)) == identity(run)  # what a checkpoint keeps of its config
+    assert config_hash(wider(run)) == config_hash(run)
+    assert config_hash(wider(run, tag="x")) != config_hash(run)
+    launch.claim_manifest("e", [run], tmp_path)
+    before = (tmp_path / "manifest.json").read_bytes()
+    launch.claim_manifest("e", [wider(run)], tmp_path)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+    run_directory.claim_directory(run, tmp_path / "run")
+    assert run_directory.check_directory(override(run, []), tmp_path / "run")
+
+
+def test_an_identity_holds_what_differs_from_defaults_and_no_execution():
+    run = override(TINY, ["--optim.eps", "1e-6", "--mesh.fsdp", "2", "--model.remat", "full"])
+    assert identity(run) == identity(TINY) | {"optim": {"eps": 1e-6}}
+    assert identity(RunConfig()) == {}
+    found = difference(TINY, run)
+    assert (found.key, found.there, found.here) == ("optim.eps", 1e-8, 1e-6)
+    assert difference(run, override(run, ["--mesh.fsdp", "1"])) is None
+
+
+def test_where_parameters_come_from_is_reserved():
+    with pytest.raises(InputError, match="init 'other' is not supported: use fresh"):
+        override(TINY, ["--init", "other"])

@@ -1,6 +1,7 @@
 """Counts and recipe against the published table (arXiv 2412.04403, Table 1), to the unit."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,7 +9,7 @@ from experiments.task_ladders.config import LADDER
 from fitting.errors import InputError
 from ladder_jax import cli
 from ladder_jax.config import ModelConfig
-from ladder_jax.ladder import Ladder, plan
+from ladder_jax.ladder import Ladder, Target, plan
 from ladder_jax.models import counts
 from ladder_jax.models.sizes import OLMO2_SIZES
 
@@ -55,6 +56,17 @@ def test_the_recipe_gives_the_published_settings(size, batch, lr, warmup, steps)
     run = LADDER.run(size, 1)
     assert (run.batch_seqs, run.optim.warmup_steps, run.n_steps) == (batch, warmup, steps)
     assert float(f"{run.optim.lr_peak:.1e}") == lr
+
+
+def test_seeds_multiply_the_grid_and_rename_no_run():
+    one = [run.name for run in LADDER.runs()]
+    three = replace(LADDER, seeds=(0, 1, 2)).runs()
+    assert [run.name for run in three if run.seed == 0] == one
+    assert [run.name for run in three[:3]] == ["190M-1xC", "190M-1xC-s1", "190M-1xC-s2"]
+    assert [run.seed for run in three[:3]] == [0, 1, 2]
+    assert len({run.name for run in three}) == 3 * len(one)
+    with pytest.raises(InputError, match="run 190M-1xC occurs twice"):
+        replace(LADDER, targets={"x": Target(LADDER.run("190M", 1), 1)})
 
 
 def test_the_recipe_does_not_give_the_targets():

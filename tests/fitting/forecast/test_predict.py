@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import scipy.optimize
 
-from experiments.task_ladders.study import Study
+from experiments.task_ladders.study import PublishedRuns
 from fitting.errors import InputError
 from fitting.forecast import ForecastSpec, diagnose
 from fitting.forecast import predict as fp
@@ -49,7 +49,7 @@ def test_paper_mode_gives_the_papers_cells(public_data, public_table, analysis, 
     assert (both["actual"] - both["actual_r"]).abs().max() < 1e-12
     if variant in ("compute", "single"):  # rounding decides where a few of these fits end
         what = "chained" if variant == "compute" else "step1"
-        found = settled(Study(public_table), variant, what, theirs)
+        found = settled(PublishedRuns(public_table), variant, what, theirs)
         both = both.merge(found[["task", "target", "decided"]])
         both = both[~both["decided"]]
     assert (both["pred"] - both["pred_r"]).abs().max() < POINT

@@ -27,7 +27,7 @@ from ladder_jax.data.tokenizer import END_OF_TEXT, train_bpe
 from ladder_jax.eval import harness, metrics, scoring
 from ladder_jax.eval.harness import HarnessLM
 from ladder_jax.models import decoder
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 from tests.helpers import story
 
 WINDOW = 96
@@ -72,7 +72,7 @@ def task():
         chosen = tuple(str(w) for w in rng.choice(WORDS, int(rng.integers(2, 5))))
         context = f"Question: {story(i % 30, 8)}?\nAnswer:"
         documents.append(
-            Document(context, tuple(f" {w}" for w in chosen), int(rng.integers(len(chosen))))
+            Question(context, tuple(f" {w}" for w in chosen), int(rng.integers(len(chosen))))
         )
     return Task("made_up", documents)
 

@@ -15,7 +15,7 @@ from ladder_jax.data import documents as documents_
 from ladder_jax.data.tokenizer import train_bpe
 from ladder_jax.eval import loglik, packing, requests, scoring, store
 from ladder_jax.models import decoder
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 from tests.helpers import story
 
 MODEL = ModelConfig(
@@ -26,17 +26,17 @@ SHOTS = story(50, 40) + " "
 TASK = Task(
     "made up",
     [
-        Document("the quick brown", (" fox jumps", " owls", " naïve 我们 hum"), 0, "Answer:"),
-        Document("a lazy dog", (" over", " over"), 1, "Answer:"),  # identical choices
-        Document(("over the fox", "over the"), (" a", " lazy dogs hum softly"), 1),
-        Document(("under", "under the fox"), (" a", " a"), 1),  # a context that begins the other
-        Document("again a choice", (" of", " two"), 0),
+        Question("the quick brown", (" fox jumps", " owls", " naïve 我们 hum"), 0, "Answer:"),
+        Question("a lazy dog", (" over", " over"), 1, "Answer:"),  # identical choices
+        Question(("over the fox", "over the"), (" a", " lazy dogs hum softly"), 1),
+        Question(("under", "under the fox"), (" a", " a"), 1),  # a context that begins the other
+        Question("again a choice", (" of", " two"), 0),
     ],
 )
 SHARED = Task(
     "shots",
     [
-        Document(SHOTS + story(i, 5), (" fox", " " + story(i + 9, 3), " owls"), i % 3, "Answer:")
+        Question(SHOTS + story(i, 5), (" fox", " " + story(i + 9, 3), " owls"), i % 3, "Answer:")
         for i in range(40)
     ],
 )
@@ -132,14 +132,14 @@ def test_order_and_permutation_do_not_matter(params, tokenizer):
     first = TASK.documents[0]
     for order in itertools.permutations(range(3)):
         choices = tuple(first.choices[i] for i in order)
-        one = Task("t", [Document(first.context, choices, order.index(0))])
+        one = Task("t", [Question(first.context, choices, order.index(0))])
         got = scored([one], params, tokenizer)["loglik"].to_numpy()
         np.testing.assert_allclose(got, ahead[list(order)], rtol=2e-6, atol=2e-5)
 
 
 def test_more_choices_than_one_position_may_predict(params, tokenizer):
     words = tuple(f" {a}{b}" for a in "abcdef" for b in "uvwxyz")
-    task = Task("many", [Document("the quick", words, 0)])
+    task = Task("many", [Question("the quick", words, 0)])
     found = scored([task], params, tokenizer)["loglik"]
     np.testing.assert_allclose(found, every(task, params, tokenizer), rtol=2e-6, atol=2e-5)
 
@@ -164,7 +164,7 @@ def test_groups_are_disjoint_and_save_what_can_be_saved():
 def test_every_token_is_packed_once_and_rows_are_well_filled(tokenizer):
     rng = np.random.default_rng(0)
     documents = [
-        Document(story(i, int(rng.integers(5, 30))), (" fox", story(i + 99, 4)), 0)
+        Question(story(i, int(rng.integers(5, 30))), (" fox", story(i + 99, 4)), 0)
         for i in range(120)
     ]
     asked = requests.of_tasks([Task("t", documents)], tokenizer, 256)
@@ -179,7 +179,7 @@ def test_every_token_is_packed_once_and_rows_are_well_filled(tokenizer):
 
 
 def test_a_context_that_is_too_long_is_cut_alike_for_all_choices(params, tokenizer):
-    document = Document(story(1, 60), (" fox", " owls hum softly over the dogs"), 0)
+    document = Question(story(1, 60), (" fox", " owls hum softly over the dogs"), 0)
     context = tokenizer.encode(document.context).ids
     choices = [tokenizer.encode(c).ids for c in document.choices]
     asked = requests.of_tasks([Task("t", [document, *TASK.documents])], tokenizer, 64)

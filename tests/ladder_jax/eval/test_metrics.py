@@ -7,14 +7,14 @@ import pytest
 
 from fitting.table import METRICS
 from ladder_jax.eval import metrics, requests, store
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 
 
 def test_every_metric_by_hand():
     """Two documents; the second choice of the first has multi-byte text, the second one a tie."""
     task = Task(
         "t",
-        [Document("q", (" ab", " é我"), 1), Document("q", ("no", "no", " yes"), 1)],
+        [Question("q", (" ab", " é我"), 1), Question("q", ("no", "no", " yes"), 1)],
     )
     asked = requests.Requests(
         [], np.array([0, 1, 2, 2, 3]), np.array([4, 5, 6, 6, 6]), np.array([1, 2, 1, 1, 1]), 0
@@ -46,7 +46,7 @@ def test_every_metric_by_hand():
 
 
 def test_without_unconditional_scores_or_choices_there_are_no_such_metrics():
-    task = Task("t", [Document("q", (" ab",), 0), Document("r", (" c",), 0)])
+    task = Task("t", [Question("q", (" ab",), 0), Question("r", (" c",), 0)])
     asked = requests.Requests([], np.arange(2), np.array([-1, -1]), np.array([1, 1]), 0)
     scores = store.make([task], asked, np.array([-2.0, -1.0]))
     assert scores["loglik_unconditional"].isna().all()
@@ -54,7 +54,7 @@ def test_without_unconditional_scores_or_choices_there_are_no_such_metrics():
     assert metrics.of_task(scores) == pytest.approx(
         {"bpb": bits, "bpb_with_space": bits * (2 / 3 + 1 / 2) / 2}
     )
-    two = Task("t", [Document("q", (" ab", " c"), 0)])
+    two = Task("t", [Question("q", (" ab", " c"), 0)])
     got = metrics.of_task(store.make([two], asked, np.array([-2.0, -1.0])))
     assert "acc" in got
     assert "acc_uncond" not in got

@@ -7,14 +7,14 @@ import pytest
 from fitting.errors import InputError
 from ladder_jax.eval import metrics, requests, store
 from ladder_jax.measurements import own_runs
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 
 TASK = Task(
     "made up",
     [
-        Document("the quick brown", (" fox jumps", " owls", " naïve 我们 hum"), 0),
-        Document("a lazy dog", (" over", " over"), 1),  # identical choices
-        Document("over the", (" a", " lazy dogs hum softly", " fox", " the"), 2),
+        Question("the quick brown", (" fox jumps", " owls", " naïve 我们 hum"), 0),
+        Question("a lazy dog", (" over", " over"), 1),  # identical choices
+        Question("over the", (" a", " lazy dogs hum softly", " fox", " the"), 2),
     ],
 )
 

@@ -17,6 +17,7 @@ from ladder_jax.config import MeshConfig, ModelConfig
 from ladder_jax.models import decoder
 from ladder_jax.models.protocol import PADDING
 from ladder_jax.models.registry import architecture, counts_of
+from tests.helpers import ROOT
 
 PACKAGE = ROOT / "ladder_jax"
 PUBLIC = {"counts", "protocol", "registry", "sizes"}  # what other folders may import of models

@@ -12,7 +12,7 @@ from ladder_jax.data.documents import Document as Text
 from ladder_jax.data.tokenizer import find_tokenizer
 from ladder_jax.downloads import public_tasks
 from ladder_jax.tasks import mmlu, olmes
-from ladder_jax.tasks.task import Document
+from ladder_jax.tasks.task import Question
 from tests.helpers import fails
 from tests.olmes_wheels import ARC, GSM, PIQA, WINO, arrow, publish, questions, tokenizer
 
@@ -52,10 +52,10 @@ def test_labels(cached):
 
 
 KINDS = {
-    "arc_easy_test_rc_5shot": [Document(*row, unconditional="Answer:") for row in ARC],
-    "piqa_mute": [Document(*row, unconditional="Answer:") for row in PIQA],
-    "winogrande_val_rc_5shot": [Document(*row) for row in WINO],
-    "gsm8k_gold_bpb_5shot": [Document(context, choices, 0) for context, choices, _ in GSM],
+    "arc_easy_test_rc_5shot": [Question(*row, unconditional="Answer:") for row in ARC],
+    "piqa_mute": [Question(*row, unconditional="Answer:") for row in PIQA],
+    "winogrande_val_rc_5shot": [Question(*row) for row in WINO],
+    "gsm8k_gold_bpb_5shot": [Question(context, choices, 0) for context, choices, _ in GSM],
 }
 
 
@@ -172,9 +172,9 @@ Answer:"""
 
 def test_the_prompt_of_mmlu_to_the_letter(cached):
     rc = olmes.load("mmlu_abstract_algebra_test_rc_5shot").documents[1]
-    assert rc == Document(RC, (" w1", " x1", " y1", " z1"), 1)
+    assert rc == Question(RC, (" w1", " x1", " y1", " z1"), 1)
     mc = olmes.load("mmlu_abstract_algebra_test_mc_5shot").documents[1]
-    assert mc == Document(MC, (" A", " B", " C", " D"), 1)
+    assert mc == Question(MC, (" A", " B", " C", " D"), 1)
     assert len(olmes.load("mmlu_abstract_algebra_val_rc_5shot").documents) == 1
 
 

@@ -9,7 +9,7 @@ from fitting.errors import InputError
 from ladder_jax.tasks import mmlu
 from ladder_jax.tasks import overlap as module
 from ladder_jax.tasks.overlap import overlap
-from ladder_jax.tasks.task import Document, Task
+from ladder_jax.tasks.task import Question, Task
 
 PASSAGE = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
 SHOTS = f"Question: {PASSAGE} fifteen?\nAnswer: sixteen\n\n"
@@ -21,7 +21,7 @@ def counts(table):
 
 def task(*questions, shots="", answer=" right"):
     documents = [
-        Document(f"{shots}Question: {q}\nAnswer:", (" wrong", answer), 1) for q in questions
+        Question(f"{shots}Question: {q}\nAnswer:", (" wrong", answer), 1) for q in questions
     ]
     return Task("t", documents)
 
@@ -45,7 +45,7 @@ def test_shared_examples_do_not_count():
     assert counts(overlap([task(PASSAGE, *questions, shots=SHOTS)], text)) == [[4, 4, 1]]
     headers = [f"{mmlu.HEADER}{s}:\n\n" for s in ("law", "art")]  # a prefix a subject
     documents = [
-        Document(f"{header}{s} {SHOTS}{q}\nAnswer:", (" a",), 0)
+        Question(f"{header}{s} {SHOTS}{q}\nAnswer:", (" a",), 0)
         for s, header in enumerate(headers)
         for q in questions
     ]
@@ -90,7 +90,7 @@ def test_against_a_plain_search(n, monkeypatch):
         for i in range(0, 40, 4):
             copied = texts[rng.integers(60)]
             own[i] = copied[: len(copied) // 4 * 2 + 1][-40:].strip()
-        tasks.append(Task("t", [Document(q, (" x",), 0) for q in own]))
+        tasks.append(Task("t", [Question(q, (" x",), 0) for q in own]))
         expected.append(plain([f"{q} x" for q in own], texts, n))
     got = counts(overlap(tasks, iter(texts), n))
     assert got == expected

@@ -3,14 +3,14 @@
 import pytest
 
 from fitting.errors import InputError
-from ladder_jax.tasks.task import Document, Task, read_jsonl
+from ladder_jax.tasks.task import Question, Task, read_jsonl
 
 BAD = {
-    "gold": (Document("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
-    "empty choice": (Document("a", (" b", ""), 0), "an empty context or choice"),
-    "a space": (Document("a", (" b", " "), 0), "an empty context or choice"),
-    "surrogate": (Document("a\ud800", (" b", " c"), 0), "a lone surrogate"),
-    "empty context": (Document("", (" b", " c"), 0), "an empty context or choice"),
+    "gold": (Question("a", (" b", " c"), 2), "gold index 2 for 2 choices"),
+    "empty choice": (Question("a", (" b", ""), 0), "an empty context or choice"),
+    "a space": (Question("a", (" b", " "), 0), "an empty context or choice"),
+    "surrogate": (Question("a\ud800", (" b", " c"), 0), "a lone surrogate"),
+    "empty context": (Question("", (" b", " c"), 0), "an empty context or choice"),
 }
 
 
@@ -23,7 +23,7 @@ def test_a_bad_task_gets_one_line(kind):
 
 def test_documents_with_and_without_a_choice_do_not_mix():
     """Else the only choice of one would count as a right answer."""
-    two, one = Document("a", (" b", " c"), 0), Document("a", (" b",), 0)
+    two, one = Question("a", (" b", " c"), 0), Question("a", (" b",), 0)
     for mixed in ([two, one], [one, two]):
         with pytest.raises(InputError, match=r"document 1 has \d choice"):
             Task("t", mixed)
@@ -45,7 +45,7 @@ ROWS = {
 def test_a_bad_row_of_a_users_task_is_named(row, tmp_path):
     path = tmp_path / "mine.jsonl"
     path.write_text('{"context": ["x", "y"], "choices": [" b", " c"], "gold": 1}\n\n')
-    assert read_jsonl(path) == Task("mine", [Document(("x", "y"), (" b", " c"), 1)])
+    assert read_jsonl(path) == Task("mine", [Question(("x", "y"), (" b", " c"), 1)])
     path.write_text(path.read_text() + row + "\n")
     with pytest.raises(InputError, match=r"mine\.jsonl: row 3: ") as caught:
         read_jsonl(path)
