@@ -1,5 +1,7 @@
 """`ladder init` writes an experiment that fits the text, or nothing."""
 
+import random
+
 import pytest
 
 from ladder_jax import cli, experiment, template
@@ -16,8 +18,6 @@ def _own_cache(cache, monkeypatch):
 @pytest.fixture(scope="module")
 def prose(tmp_path_factory):
     """Forty documents of sentences over a vocabulary from which tasks can be made."""
-    import random
-
     draw = random.Random(0)
     words = [
         "the",
