@@ -22,7 +22,7 @@ def check_directory(run: RunConfig, directory: Path) -> bool:
         InputError: it belongs to another config.
     """
     if not str(directory) or directory == Path("."):
-        raise InputError("--out must name a directory of the run's own")
+        raise InputError("`out` must name a directory of the run's own")
     path = directory / "config.json"
     if not path.is_file():
         return False

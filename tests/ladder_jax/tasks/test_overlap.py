@@ -60,7 +60,7 @@ def test_short_documents_are_compared_whole_and_shorter_ones_not_at_all():
     table = overlap([task("short")], ["short"])
     assert counts(table) == [[1, 0, 0]]
     assert table["share"].isna().all()
-    with pytest.raises(InputError, match="n is 1: compare runs of 2 words or more"):
+    with pytest.raises(InputError, match="`n` is 1: compare runs of 2 words or more"):
         overlap([ask], [], n=1)
 
 
