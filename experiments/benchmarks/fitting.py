@@ -23,8 +23,8 @@ import scipy.optimize
 from tqdm import tqdm
 
 from experiments.benchmarks import common
-from experiments.task_ladders.analyse import cuts
 from experiments.task_ladders.study import PublishedRuns
+from experiments.task_ladders.subladders import cuts
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.observations.build import Observations

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.task_ladders import analyse
+from experiments.task_ladders import subladders
 from experiments.task_ladders.config import CHANCE
 from experiments.task_ladders.study import TARGETS, VARIANTS, PublishedRuns
 from fitting.errors import InputError
@@ -80,7 +80,7 @@ def ends(study: PublishedRuns, variant: str, tasks: tuple[str, ...], seed: int) 
     data = [changed(d, seed) for d in study.data(variant, tasks)]
     found = [e for f in predict.of_tasks(data, "paper") for e in ends_of(study, variant, f)]
     if variant == "bpb":
-        labels, chosen = analyse.cuts(study.data(variant, tasks)[0].final)
+        labels, chosen = subladders.cuts(study.data(variant, tasks)[0].final)
         found += _of_cuts(data, chosen[[labels.index(cut) for cut in CUTS]])
     return found
 

@@ -102,4 +102,6 @@ def test_unknown_names_get_one_line(capsys):
     with pytest.raises(InputError, match="no size '2B'; it has 190M"):
         LADDER.run("2B", 1)
     assert cli.main(["plan", "nonsense"]) == 2
-    assert capsys.readouterr().err.strip().endswith("there are: quickstart, task_ladders")
+    error = capsys.readouterr().err
+    assert "no experiment 'nonsense': name one of quickstart, task_ladders, or" in error
+    assert len(error.splitlines()) == 1

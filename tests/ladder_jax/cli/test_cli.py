@@ -109,7 +109,7 @@ def test_what_a_method_would_ignore_is_refused(tmp_path, capsys):
         (["--chance", "boolq"], "write TASK=P"),
         (["--chance", "x=1.5", "--tasks", "x"], "write TASK=P"),
         (["--chance", "y=.5", "--tasks", "x"], "'y' is not among --tasks"),
-        (["--chance", "x=.5", "--tasks", "x", "--method", "paper"], "--method paper uses none"),
+        (["--chance", "x=.5", "--tasks", "x", "--method", "paper"], "--method paper does not"),
         (["--draws", "d.csv"], "must end in .nc"),
         (["--draws", "d.nc", "--method", "paper"], "needs bayes or laplace"),
     ):
