@@ -167,12 +167,3 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _closest(word: str, known: list[str]) -> str:
     return max(known, key=lambda k: difflib.SequenceMatcher(None, word, k).ratio())
-
-
-def first_difference(a: Any, b: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The first dotted key at which two nested dicts differ, and both values."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        for name in sorted({*a, *b}):
-            if a.get(name) != b.get(name):
-                return first_difference(a.get(name), b.get(name), f"{key}.{name}".lstrip("."))
-    return key, a, b

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm import tqdm
 
 from fitting.errors import InputError
-from ladder_jax import config_text, parallel
+from ladder_jax import parallel
 from ladder_jax.config import RunConfig
-from ladder_jax.config_text import first_difference
+from ladder_jax.config_text import Difference, difference, from_dict, identity
 from ladder_jax.data.pipeline import Packed, prepare, read_ahead
 from ladder_jax.models import counts
 from ladder_jax.models.protocol import Batch, Params
@@ -181,20 +181,30 @@ def _begin(run: RunConfig, checkpoints: Checkpoints, mesh: Any, packed: Packed) 
     if restored is None:
         return init_state(run, mesh)
     state, meta = restored
-    expected = _meta(run, packed, int(state.step))
-    if meta != expected:
-        key, there, here = first_difference(meta, expected)
+    found = _difference(meta, _meta(run, packed, int(state.step)), str(checkpoints.directory))
+    if found is not None:
         raise InputError(
-            f"{checkpoints.directory}: the checkpoint was made with {key} {there!r}, now it is "
-            f"{here!r}: choose another `out`"
+            f"{checkpoints.directory}: the checkpoint was made with {found.key} {found.there!r}, "
+            f"now it is {found.here!r}: choose another `out`"
         )
     return state
+
+
+def _difference(there: dict[str, Any], here: dict[str, Any], source: str) -> Difference | None:
+    """The first difference between what two checkpoints keep of their runs, or None."""
+    runs = [from_dict(RunConfig, meta["config"], source) for meta in (there, here)]
+    found = difference(*runs)  # of whole configs: an identity leaves out what was a default
+    if found is not None:
+        return found._replace(key=f"config.{found.key}")
+    flat = [{"dtype": meta["dtype"]} | meta["data"] for meta in (there, here)]
+    keys = (key for key in flat[1] if flat[0].get(key) != flat[1][key])
+    return next((Difference(key, flat[0].get(key), flat[1][key]) for key in keys), None)
 
 
 def _meta(run: RunConfig, packed: Packed, step: int) -> dict[str, Any]:
     """The run and its place in the text, as a checkpoint keeps them; alike on any mesh."""
     return {
-        "config": config_text.identity(run),
+        "config": identity(run),
         "dtype": architecture(run.model).compute_dtype(run.model) or "float32",
         "data": {"next_batch": step, "fingerprint": packed.info.fingerprint},
     }

@@ -93,7 +93,7 @@ class Wider(RunConfig):
     """A run's config to which fields were added later."""
 
     tag: str = "none"
-    optim: OptimConfig = field(default_factory=WiderOptim)
+    optim: WiderOptim = field(default_factory=WiderOptim)
 
 
 def wider(run: RunConfig, **changes) -> Wider:
