@@ -160,17 +160,17 @@ def test_compute_against_error_reaches_the_reference_minima(study, reference):
 
 @pytest.mark.slow
 def test_compute_against_error_as_the_paper_fits_it(study, reference):
-    """The cuts by size and by multiple that determine the law: two sizes do not, nor do 4 runs."""
+    """Only cuts that determine the law are compared: two sizes or four runs do not."""
     theirs = reference("compute_vs_error")
     data = study.data("bpb")
     labels, chosen = subladders.cuts(data[0].final)
     known = [("N", "760M"), ("N", "1.3B"), ("xC", "2"), ("xC", "5"), ("xC", "10")]
     some = [labels.index(cut) for cut in known]
     fits = subsets.fit([d.observations for d in data], chosen[some], "paper")
-    goals = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
-    x = np.array([[[goal["n_params"], goal["n_tokens"]]] for goal in goals])
+    targets = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
+    x = np.array([[[target["n_params"], target["n_tokens"]]] for target in targets])
     found = subsets.forecast(
-        fits, [d.observations for d in data], x, np.array([[goal["loss"]] for goal in goals])
+        fits, [d.observations for d in data], x, np.array([[target["loss"]] for target in targets])
     )
     rows = np.concatenate([np.arange(8 * b, 8 * b + 8) for b in some])
     np.testing.assert_allclose(found.second.ravel(), theirs["pred"].to_numpy()[rows], atol=POINT)
@@ -224,8 +224,8 @@ def test_the_command_writes_tables_and_figures(public_data, tmp_path, capsys):
 def test_bad_requests_get_one_line(arguments, line, tmp_path, capsys):
     arguments = [str(tmp_path) if a == "EMPTY" else a for a in arguments]
     assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line in said
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line in message
     assert not (tmp_path / "out").exists()
 
 

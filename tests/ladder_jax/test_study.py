@@ -13,7 +13,7 @@ from ladder_jax.study import Study
 
 
 def scripted(monkeypatch):
-    """Runs that are not trained: the names of those that were asked for, call by call."""
+    """Replaces training: records, for each call, the names of the runs that it should train."""
     calls = []
 
     def execute(runs, out, executor, withheld=()):

@@ -37,8 +37,8 @@ def test_weights_that_give_no_numbers_are_one_line(home, tmp_path, capsys):
     before = contents(tmp_path)
     ask = ["--hf", tmp_path / "broken", "--tasks", ARC, "--out", tmp_path / "a.csv"]
     assert evaluate(*ask) == 2
-    said = capsys.readouterr().err.splitlines()[-1]  # after the progress bar
-    assert said.startswith("ladder eval: the weights give scores that are not finite: check")
+    message = capsys.readouterr().err.splitlines()[-1]  # after the progress bar
+    assert message.startswith("ladder eval: the weights give scores that are not finite: check")
     assert contents(tmp_path) == before
 
 
@@ -92,11 +92,11 @@ def test_bad_input_is_one_line_and_writes_nothing(home, runs, tmp_path, capsys, 
     pd.DataFrame(columns=table.COLUMNS).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "untrained").mkdir()
     (tmp_path / "untrained" / "config.json").write_text(to_json(runs.plain))
-    model, flags, *said = REFUSED[kind]
+    model, flags, *parts = REFUSED[kind]
     known = {"home": home.root, "here": tmp_path}
     ask = [text.format(**known) for text in (*model, "--out", "{here}/e.csv", *flags)]
     before = contents(tmp_path) | contents(home.root)
-    one_line(capsys, ["eval", *ask], *(words.format(**known) for words in said))
+    one_line(capsys, ["eval", *ask], *(words.format(**known) for words in parts))
     assert contents(tmp_path) | contents(home.root) == before
     assert not (tmp_path / "untrained" / "checkpoints").exists()
 

@@ -1,4 +1,4 @@
-"""The config of a mixture: one line for what is wrong."""
+"""The config of a mixture: one line for each error."""
 
 import json
 

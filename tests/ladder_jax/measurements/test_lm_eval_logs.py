@@ -1,4 +1,4 @@
-"""The harness's logs of documents: bits per byte from them, and each bad one."""
+"""The harness's logs of documents: bits per byte from them, and each kind of bad log."""
 
 import json
 import math

@@ -148,7 +148,7 @@ def test_a_bad_row_of_runs_csv_is_left_out(tmp_path, kind):
     assert values(frame) == GOOD
 
 
-def test_unlisted_files_and_unknown_columns_are_told(tmp_path):
+def test_unlisted_files_and_unknown_columns_are_reported(tmp_path):
     write(tmp_path, {RESULTS: content(), "results_b.json": content()})
     _, (problem,) = from_lm_eval(tmp_path)
     assert str(problem) == (
@@ -193,7 +193,7 @@ def test_the_first_of_two_files_of_a_run_and_step_is_kept(tmp_path):
     assert len(frame) == len(GOOD) + 2
 
 
-def test_through_the_front_door(tmp_path, capsys):
+def test_measure_imports_results_of_the_harness(tmp_path, capsys):
     results, out = tmp_path / "results", tmp_path / "m.csv"
     ask = ["measure", "--from", "lm-eval", "--out", str(out)]
     assert cli.main(ask) == 2

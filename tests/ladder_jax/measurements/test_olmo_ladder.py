@@ -1,4 +1,4 @@
-"""The importer of the public runs: every feature, the traps, and each kind of bad file."""
+"""The importer of the public runs: every feature, special cases, and each kind of bad file."""
 
 import numpy as np
 import pytest
