@@ -55,7 +55,7 @@ REFUSED = {
         "--tokenizer {home}/tokenizer.json: has 300 entries", "vocabulary 288",
     ),
     "window": (HF, [*MY, "--window", "65"], "--window 65: the model's limit is 64 tokens"),
-    "one name": (HF, [*MY, "{here}/twin/mine.jsonl"], "two of the tasks have one name"),
+    "one name": (HF, [*MY, "{here}/twin/mine.jsonl"], "two tasks have the same name"),
     "row": (HF, ["--tasks", "{here}/bad.jsonl"], "bad.jsonl: row 2: gold index 5 for 2 choices"),
     "long": (
         HF, ["--tasks", "{here}/long.jsonl"], "'long': document 1: a continuation of 9",
