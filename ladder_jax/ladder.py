@@ -24,7 +24,7 @@ class Recipe:
         n_ref: the N at which the two reference values hold.
         batch_seqs_ref: sequences in a batch at `n_ref`.
         batch_exponent: power of N / n_ref in the batch.
-        batch_granularity: batches are rounded to a multiple of this.
+        batch_granularity: batches are rounded to a multiple of this number of sequences.
         lr_ref: peak learning rate at `n_ref`.
         lr_exponent: power of N / n_ref in the learning rate.
         tokens_per_param: tokens of one Chinchilla multiple (arXiv 2203.15556).
@@ -41,7 +41,7 @@ class Recipe:
     extra_steps: int = 10
 
     def batch_seqs(self, n_params: int) -> int:
-        """Sequences per step: at least one granule."""
+        """Sequences per step, at least `batch_granularity`."""
         raw = self.batch_seqs_ref * (n_params / self.n_ref) ** self.batch_exponent
         return max(1, round(raw / self.batch_granularity)) * self.batch_granularity
 
@@ -50,11 +50,11 @@ class Recipe:
         return self.lr_ref * (n_params / self.n_ref) ** self.lr_exponent
 
     def warmup_steps(self, n_params: int, seq_len: int) -> int:
-        """Warm-up over N tokens, in steps."""
+        """Steps of warm-up, which covers N tokens."""
         return round(n_params / (self.batch_seqs(n_params) * seq_len))
 
     def n_tokens_nominal(self, n_params: int, multiple: float) -> int:
-        """Tokens that the multiple asks for."""
+        """Nominal tokens: multiple x tokens per parameter x N."""
         return round(self.tokens_per_param * n_params * multiple)
 
     def n_steps(self, n_params: int, multiple: float, seq_len: int) -> int:
@@ -65,7 +65,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Target:
-    """A run to forecast, with its published settings: the recipe does not give them."""
+    """A run to forecast, with settings of its own: the recipe does not apply to it.
+
+    Attributes:
+        run: its config.
+        n_tokens: tokens that it is trained on, which may differ from steps x batch.
+    """
 
     run: RunConfig
     n_tokens: int
@@ -76,14 +81,15 @@ class Ladder:
     """Sizes x multiples x seeds, and the targets they are meant to forecast.
 
     Attributes:
-        name: of the experiment.
+        name: name of the experiment.
         sizes: label -> model.
         multiples: token multiples, in Chinchilla units.
         recipe: hyper-parameters from N.
-        base: what all runs share (data, optimiser constants, mesh, evaluation).
+        base: settings that all runs share (data, optimiser constants, mesh, evaluation).
         targets: name -> run to forecast.
-        seeds: of the runs; empty means the seed of `base` alone.  The runs of that seed are named
-            `size-multiple`, others `size-multiple-sSEED`: adding seeds renames no run.
+        seeds: each cell is run once with each seed; empty means only the seed of `base`.  Runs with
+            that seed are named `size-multiple`, others `size-multiple-sSEED`: adding seeds renames
+            no run.
 
     Raises:
         InputError: there is no size or no multiple, a multiple is not positive, or a multiple, a
@@ -195,7 +201,7 @@ def plan_row(run: RunConfig, n_tokens_nominal: int, n_tokens: int | None = None)
 
 
 def plan(ladder: Ladder) -> dict[str, Any]:
-    """The grid, the targets, and what the ladder costs beside them.
+    """The grid, the targets, and the cost of the ladder compared with the targets.
 
     Returns:
         A JSON-ready dict: `runs` and `targets` hold `PlanRow`s; `cost` holds FLOPs as 6 N D on

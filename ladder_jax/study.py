@@ -1,7 +1,7 @@
 """A study: the runs of an experiment trained, measured, forecast, scored and reported.
 
-`Study.run` does everything, as `ladder run` does; a notebook calls the steps one by one.  Each step
-may be repeated, and goes on from what the directory holds.
+`Study.run` does everything, as `ladder run` does; a notebook calls the steps one by one.  A step
+that is called again keeps the finished work in the directory and does only the rest.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from ladder_jax.runtime import compilation, versions
 from ladder_jax.runtime.paths import cache_dir
 from ladder_jax.training import run_directory
 
-_LEVELS = (0.95,)  # of the intervals, where the experiment names none
+_LEVELS = (0.95,)  # levels of the intervals if the experiment gives none
 _LOCK, _PREDICTIONS, _MEASUREMENTS = "predictions.lock", "predictions.csv", "measurements.csv"
 
 
 @dataclass(frozen=True)
 class LockedForecast:
-    """A forecast of the targets, made from the grid's measurements alone.
+    """A forecast of the targets, made only from the grid's measurements.
 
     Attributes:
-        forecasts: of every task and text that can be forecast.
-        controls: of tasks on which the grid's runs differ no more than by chance.
-        lock: the content of `predictions.lock`.
+        forecasts: one forecast for each task and text that can be forecast.
+        controls: forecasts of tasks on which the grid's runs differ no more than by chance.
+        lock: content of `predictions.lock`.
     """
 
     forecasts: list[Any]
@@ -50,13 +50,13 @@ class LockedForecast:
 
 @dataclass(frozen=True)
 class Report:
-    """The forecasts beside what was measured of the targets.
+    """The forecasts of the targets compared with their measurements.
 
     Attributes:
-        page: `report/index.html`.
-        predictions: in the pinned columns.
-        notes: what a reader should know -> the tasks for which it holds.
-        n_tasks: tasks and texts that were forecast.
+        page: path of `report/index.html`.
+        predictions: table with the columns of `predictions.csv`.
+        notes: text of a note -> the tasks for which it holds.
+        n_tasks: number of tasks and texts that were forecast.
     """
 
     page: Path
@@ -70,10 +70,11 @@ class Study:
 
     Args:
         of: an `Experiment`, the name of a shipped one, or the path of a file.
-        out: the directory; gets `runs/`, `measurements.csv`, `predictions.csv`, `report/`.
-        overrides: dotted fields of `data` and `mesh`, and fields that say how models are computed,
-            for all runs: `{"data.path": "text"}`.
-        executor: computes the runs; by default one worker process a core of this machine.
+        out: the directory; `runs/`, `measurements.csv`, `predictions.csv` and `report/` are
+            written into it.
+        overrides: new values for all runs of dotted fields of `data`, `mesh` and
+            `config.EXECUTION` (how models are computed): `{"data.path": "text"}`.
+        executor: computes the runs; by default one worker process per core of this machine.
 
     Raises:
         InputError: there is no such experiment, or an override is not allowed or not valid.
@@ -129,11 +130,11 @@ class Study:
             return self.report()
 
     def check(self, targets: bool = True) -> None:
-        """Checks, before anything is written, all that can be checked.
+        """Checks all that can be checked before anything is written.
 
         Raises:
-            InputError: a target was scored before it was forecast, the experiment does not say how
-                to forecast, a locked experiment has grown, or the text cannot be read.
+            InputError: a target was scored before it was forecast, the experiment defines no
+                forecast, runs were added after the forecast was locked, or the text cannot be read.
         """
         runs = [*self.grid, *self.targets]
         if self.targets:
@@ -150,7 +151,7 @@ class Study:
             prepare(data, seq_len, cache_dir())
 
     def train(self, targets: bool = True) -> None:
-        """Trains the grid and scores it; trains the targets too, without scoring them."""
+        """Trains and scores the grid; with `targets`, trains the targets without scoring them."""
         with self:
             self._claim()
             runs = [*self.grid, *self.targets] if targets else self.grid
@@ -158,17 +159,17 @@ class Study:
             launch.execute(runs, self.out, self.executor, withheld=withheld)
 
     def measure(self) -> pd.DataFrame:
-        """Writes `measurements.csv` of all runs, as far as they are scored, and returns it."""
+        """Writes and returns `measurements.csv`: all scores of all runs so far."""
         runs = sorted(launch.run_directory(self.out, r) for r in [*self.grid, *self.targets])
         frame = own_runs.of_runs([r for r in runs if (r / "config.json").is_file()], self.out)
         table.write(frame, self.out / _MEASUREMENTS)
         return frame
 
     def forecast(self) -> LockedForecast:
-        """Forecasts the targets from the grid's measurements alone, and locks the forecast.
+        """Forecasts the targets only from the grid's measurements, and locks the forecast.
 
         Raises:
-            InputError: it cannot be made, or a lock is there that says otherwise.
+            InputError: the forecast cannot be made, or differs from the one that is locked already.
         """
         from fitting.evaluation import lock
         from fitting.forecast import diagnose, predict
@@ -194,7 +195,7 @@ class Study:
         """Scores the targets, whose forecast must be locked.
 
         Raises:
-            InputError: it is not.
+            InputError: no forecast is locked.
         """
         if not (self.out / _LOCK).is_file():
             raise InputError(f"{self.out}: lock the forecast before the targets are scored")
@@ -202,7 +203,7 @@ class Study:
             launch.execute(self.targets, self.out, self.executor)
 
     def report(self) -> Report:
-        """Writes `predictions.csv` with what was measured, and the page with its pictures."""
+        """Writes `predictions.csv` with the measured values, and the report with its figures."""
         from fitting.forecast import diagnose, predict
         from fitting.report import report
 
@@ -269,7 +270,7 @@ class Study:
     def _backtest(
         self, frame: pd.DataFrame, forecasts: Sequence[Any]
     ) -> tuple[pd.DataFrame | None, list[str]]:
-        """A backtest of every method inside the grid, if there can be one, and what failed."""
+        """Backtest of every method on the grid (None if impossible), and what failed."""
         from fitting.evaluation import backtest
 
         tasks = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
@@ -292,7 +293,7 @@ def _arguments(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
 
 
 def _overridden(run: RunConfig, arguments: Sequence[str]) -> RunConfig:
-    """A run under overrides of its data, its mesh, and how it is computed."""
+    """A run with overrides of its data, its mesh, and how it is computed."""
     allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
     for text in arguments:
         if text.startswith("--") and not text.startswith(allowed):

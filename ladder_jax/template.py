@@ -22,11 +22,18 @@ _TARGET = ("329K", (64, 4))
 _BEYOND = 3.0  # tokens of the target over those of the largest run
 _MULTIPLES = (0.25, 0.5, 1.0)  # of the largest multiple
 _TOKENS_PER_PARAM = 20
-_LARGEST_MULTIPLE, _LEAST_MULTIPLE = 1.0, 0.1  # with fewer tokens warm-up is never over
+_LARGEST_MULTIPLE, _LEAST_MULTIPLE = 1.0, 0.1  # with fewer tokens a run ends before its warm-up
 
 
 class Written(NamedTuple):
-    """What `write` found of the text, and wrote."""
+    """Facts about the text, and the tasks that the written experiment has.
+
+    Attributes:
+        n_tokens: training tokens of the text.
+        n_documents: documents of the text, held-out ones included.
+        tasks: tasks that the held-out text allows.
+        epochs: how often the target reads the text.
+    """
 
     n_tokens: int
     n_documents: int
@@ -37,21 +44,21 @@ class Written(NamedTuple):
 def write(path: str | Path, text: str | Path) -> Written:
     """Writes a commented experiment whose ladder fits the text.
 
-    Multiples are chosen so that no run, the target included, reads the text more than once, as long
-    as that leaves a run enough steps to learn anything.
+    Multiples are chosen so that no run, the target included, reads the text more than once, unless
+    a run would then have too few steps to learn anything.
 
     Args:
-        path: of the new `.py` file.
+        path: the new `.py` file.
         text: a directory or file that `data.source local` can read.
 
     Raises:
-        InputError: the file is there already or cannot be written, or the text cannot be read.
+        InputError: the file exists already or cannot be written, or the text cannot be read.
     """
     path, text = Path(path), Path(text).expanduser()
     if path.suffix != ".py":
         raise InputError(f"{path}: name a .py file")
     if os.path.lexists(path):
-        raise InputError(f"{path}: is there already: name another file, or remove it")
+        raise InputError(f"{path}: exists already: name another file, or remove it")
     data = DataConfig(source="local", path=str(text.resolve()), vocab_size=VOCAB_SIZE)
     corpus = sources.load(data)
     packed = prepare(data, SEQ_LEN, cache_dir())
@@ -79,7 +86,7 @@ def write(path: str | Path, text: str | Path) -> Written:
 
 
 def _possible_tasks(corpus: documents.Corpus, packed: Packed, seed: int) -> dict[str, float]:
-    """The made tasks for which the held-out text has documents, with the accuracy of guessing."""
+    """Made task -> accuracy of guessing, for the tasks that the held-out text allows."""
     found = {}
     for name in made.BUILDERS:
         try:
@@ -104,7 +111,7 @@ def _target_multiple(largest: float) -> float:
 
 
 def _largest_multiple(n_tokens: int) -> float:
-    """The largest multiple of the grid with which the target reads the text once at most."""
+    """The largest multiple of the grid with which the target reads the text at most once."""
     once = n_tokens / (_TOKENS_PER_PARAM * _n_params(*_TARGET[1]) * _target_multiple(1.0))
     return min(_LARGEST_MULTIPLE, max(_LEAST_MULTIPLE, once))
 
@@ -132,17 +139,17 @@ def _model(d_model: int, n_layers: int) -> ModelConfig:
 # The text has {n_tokens} training tokens.  A tenth of the documents is held out.
 _DATA = DataConfig(source="local", path={path}, vocab_size={vocab_size})
 
-# What every checkpoint is scored on: tasks made from the held-out text, beside its loss.  Labels of
-# public tasks and paths of .jsonl files may stand here too.
+# Every checkpoint is scored on the held-out loss and on tasks made from the held-out text.  Labels
+# of public tasks and paths of .jsonl files are possible, too.
 _TASKS = ({tasks})
 _BASE = RunConfig(data=_DATA, eval=EvalConfig(tasks=_TASKS, n_checkpoints=5, heldout_tokens=65_536))
 
-# Hyper-parameters as functions of the number of parameters N.  A constant batch suits models this
-# small; for larger ones leave the defaults, which are those of arXiv 2412.04403.
+# Hyper-parameters as functions of the number of parameters N.  A constant batch suits such small
+# models; for larger ones keep the defaults, which are those of arXiv 2412.04403.
 _RECIPE = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=0.6 * 0.0047)
 
 # The run to forecast.  It is trained with the ladder, and scored only after its forecast is locked.
-# checkpoint_every: it is saved as often as the others; n_checkpoints: scored once, at its end.
+# checkpoint_every: save it as often as the others; n_checkpoints: score it once, at its end.
 _BEYOND = Ladder(
     "{stem}",
     {{"{target}": {target_model}}},

@@ -1,4 +1,4 @@
-"""Eight simulated devices, strict ranks, and where the public measurements may be found."""
+"""Fixtures of all tests: eight simulated devices, strict ranks, and the public measurements."""
 
 import atexit
 import os
@@ -26,7 +26,7 @@ _DATA = Path(os.environ.get("LADDER_TEST_DATA", Path(__file__).parents[2] / "sha
 
 @pytest.fixture(scope="session")
 def public_data() -> Path:
-    """The published runs and reference results; tests that need them skip without."""
+    """The published runs and reference results; without them, tests that need them are skipped."""
     if not _DATA.is_dir():
         pytest.skip("no public measurements: set LADDER_TEST_DATA to a folder that holds them")
     return _DATA

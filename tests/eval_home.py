@@ -1,4 +1,4 @@
-"""Public tasks, models and runs that are made up for the tests of `ladder eval`."""
+"""Invented public tasks, models and runs for the tests of `ladder eval`."""
 
 import jax
 import numpy as np
@@ -46,12 +46,12 @@ MAKE_MESH = parallel.make_mesh
 
 
 def one_device(config, devices=None):
-    """A mesh of one device, for which everything compiles in half the time."""
+    """A mesh of one device, for which compilation takes half the time."""
     return MAKE_MESH(config, devices or jax.devices()[:1])
 
 
 def weights():
-    """At random, and far from uniform."""
+    """Random weights whose predictions are far from uniform."""
     rng = np.random.default_rng(0)
 
     def spread(path, x):
@@ -79,7 +79,7 @@ def shardings(run, mesh):
 
 
 class Scored(Exception):
-    """Something was about to be computed."""
+    """Raised when a score is about to be computed."""
 
 
 def evaluate(*arguments):

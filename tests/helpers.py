@@ -1,4 +1,4 @@
-"""What tests of several modules share: text, tiny models, and how a refusal is checked."""
+"""Helpers of several test modules: text, tiny models, and checks of error messages."""
 
 import json
 from pathlib import Path
@@ -74,31 +74,31 @@ def same(a, b) -> bool:
     return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y, equal_nan=True), a, b))
 
 
-def refused(call, *said: str) -> str:
-    """The call raises an InputError of one line that contains each text; returns the line."""
+def refused(call, *parts: str) -> str:
+    """Asserts that a call raises an InputError of one line with these parts; returns the line."""
     with pytest.raises(InputError) as caught:
         call()
     text = str(caught.value)
     assert "\n" not in text
-    for words in said:
+    for words in parts:
         assert words in text
     return text
 
 
 def fails(match: str, function, *args) -> None:
-    """`function(*args)` raises an InputError of one line that matches the pattern."""
+    """Asserts that `function(*args)` raises an InputError of one line that matches the pattern."""
     with pytest.raises(InputError, match=match) as caught:
         function(*args)
     assert "\n" not in str(caught.value)
 
 
-def one_line(capsys, arguments, *said: str) -> str:
-    """`ladder` with these arguments exits with 2 and one line that contains each text."""
+def one_line(capsys, arguments, *parts: str) -> str:
+    """Asserts that `ladder` exits with 2 and one line with these parts; returns the line."""
     capsys.readouterr()
     assert cli.main(list(map(str, arguments))) == 2
     text = capsys.readouterr().err
     assert text.startswith(f"ladder {arguments[0]}: ")
     assert len(text.splitlines()) == 1
-    for words in said:
+    for words in parts:
         assert words in text
     return text

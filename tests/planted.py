@@ -7,7 +7,7 @@ from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.laws.curves import predict
 from fitting.table import COLUMNS
 
-LADDER, GOAL = ["2e*", "4e*", "8e*", "1e*"], "7e+09-30xC"
+LADDER, TARGET = ["2e*", "4e*", "8e*", "1e*"], "7e+09-30xC"
 STEP1 = np.array([4.0, 6.0, 0.25, 0.3, 0.5])
 STEP2 = np.array([-0.75, 0.9, 5.0, 1.0])
 

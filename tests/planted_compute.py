@@ -13,7 +13,7 @@ LAW = np.array([9.3, 0.3, 0.5])  # log A, alpha, E of compute
 
 LINK = np.array([-0.65, 1.2, 6.0, 1.0])
 
-GOAL = TargetRun("large", 8e6, 1.6e8, 7.7e15)
+TARGET = TargetRun("large", 8e6, 1.6e8, 7.7e15)
 
 
 def planted(seed=0, noise=0.002, tasks=("moves", "still")):
@@ -45,11 +45,11 @@ def planted(seed=0, noise=0.002, tasks=("moves", "still")):
     return frame
 
 
-def truth(goal=GOAL):
-    loss = float(curve_value(COMPUTE_ONLY, LAW, np.array([goal.flops])))
+def truth(target=TARGET):
+    loss = float(curve_value(COMPUTE_ONLY, LAW, np.array([target.flops])))
     return loss, float(curve_value(SIGMOID, LINK, loss))
 
 
 def forecasts(frame, **settings):
     settings = {"method": "bootstrap", "inputs": "c", "tasks": ["heldout", "moves"]} | settings
-    return predict.forecast(frame, ForecastSpec(["?-*"], [GOAL], **settings))
+    return predict.forecast(frame, ForecastSpec(["?-*"], [TARGET], **settings))

@@ -1,4 +1,4 @@
-"""Child processes: which there are, whether they live, and how to wait for them."""
+"""Child processes: their ids, whether they are alive, and waiting for a condition."""
 
 import contextlib
 import time

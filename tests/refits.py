@@ -1,8 +1,8 @@
-"""Whether paper-mode fits end where they should, on whatever processor.
+"""Checks that paper-mode fits give the expected results on any processor.
 
-Where such a fit ends may rest on the last bits of exp and log, which processors round differently.
-`experiments.task_ladders.rounding` measures where: a few cells lie in a flat valley and end
-elsewhere each time (`BANDS`); a few others stop early, seldom.
+The result of such a fit may depend on the last bits of exp and log, which processors round
+differently.  `experiments.task_ladders.rounding` measures it: the fits of a few cells end at other
+points of a flat valley each time (`BANDS`); those of a few others sometimes stop early.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ POINT = 1e-4  # .01 point of accuracy
 _SEEDS = (1, 2, 3, 4)
 
 # (variant, what, task, target): lowest and highest prediction, then objective, of 20 refits by
-# `python -m experiments.task_ladders.rounding`, each band at twice its width. For accuracy the
-# band of predictions is `usual_low`..`usual_high`: a refit may also stop where the law is negative.
+# `python -m experiments.task_ladders.rounding`, each band at twice its width.  For accuracy the
+# band of predictions is `usual_low` to `usual_high`: refits may stop where the law is negative.
 _HELLASWAG, _EASY = "hellaswag_val_rc_5shot", "arc_easy_test_rc_5shot"
 _OPENBOOK, _SOCIAL = "openbookqa_test_rc_5shot", "socialiqa_val_rc_5shot"
 BANDS = {
@@ -37,10 +37,10 @@ BANDS = {
 
 
 def holds(forecast: TaskForecast, passes: Callable[[TaskForecast], bool]) -> bool:
-    """Whether a paper-mode forecast passes; or, where it does not, three refits of four.
+    """Whether a paper-mode forecast passes or, if it does not, three of four refits.
 
-    The refits start from inputs changed in their last bits: they forgive a search that this
-    processor stops early, and nothing that moves the fit itself.
+    The refits have inputs changed in their last bits.  They therefore pass if only this processor
+    stops the search early, and fail if the fit itself has moved.
     """
     if passes(forecast):
         return True
@@ -49,17 +49,17 @@ def holds(forecast: TaskForecast, passes: Callable[[TaskForecast], bool]) -> boo
 
 
 def settled(study: PublishedRuns, variant: str, what: str, theirs: pd.DataFrame) -> pd.DataFrame:
-    """Asserts that all cells end in place; returns those of which the digits may be asserted.
+    """Asserts that all cells have the expected results; returns those with digits to assert.
 
     Args:
-        study: holds the measurements.
-        variant: of `study.VARIANTS`.
+        study: the measurements and their fits.
+        variant: one of `study.VARIANTS`.
         what: `step1`, `chained` or `step2`.
-        theirs: a row a cell: task, target and the reference `pred`.
+        theirs: one row per cell: task, target and the reference `pred`.
 
     Returns:
-        The rows of `theirs` whose own fit ended in place, with `decided`: by rounding, so that
-        `pred` and the objective lie in a band and no more is said.
+        The rows of `theirs` whose own fit gives the expected result.  A column `decided` marks
+        cells decided by rounding, of which only a band of `pred` and objective is asserted.
     """
     cells = theirs.set_index(["task", "target"])["pred"]
 

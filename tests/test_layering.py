@@ -1,4 +1,4 @@
-"""Data flows one way: the floors of the project, and who may import whom.
+"""Checks that data flows one way: the order of the packages, and which may import which.
 
 A folder or file imports only from those before it in `FLOORS`; lazy imports count, imports under
 `TYPE_CHECKING` do not.  No file imports itself through others.
@@ -100,7 +100,7 @@ def floor_of(module: str) -> int | None:
 
 
 def upward(module: str, imports: set[str]) -> set[str]:
-    """Imports that the floors do not allow."""
+    """The imports that the order does not allow."""
     own, bad = floor_of(module), set()
     for name in imports:
         package = name.split(".")[0]

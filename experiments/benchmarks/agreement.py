@@ -1,11 +1,11 @@
-"""Per-choice log-likelihoods: our packed scorer against transformers and against a plain scorer.
+"""Compares per-choice log-likelihoods of our packed scorer, a plain scorer and transformers.
 
 Command:  python -m experiments.benchmarks.agreement --hf DIR
 Hardware: one CPU core; needs `ladder download olmes` and the extra `bench`.
 Expected: README.md of this folder.
 
-The others score one request a row, unpadded contexts and all; float32.  For each task: the largest
-|difference| / tokens, and how many documents change the choice of greatest log-likelihood.
+The other scorers compute one request per row, in float32.  Printed for each task: the largest
+|difference| / tokens, and in how many documents the choice of greatest log-likelihood differs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Nats = Callable[[np.ndarray, int], np.ndarray]  # (tokens of shape (B, L), n) ->
 
 
 def plain(model: ModelConfig, params: decoder.Params) -> Nats:
-    """Our decoder, one row a request, causal."""
+    """Our decoder, one request per row, causal."""
 
     @jax.jit
     def hidden(params: decoder.Params, token: jax.Array) -> jax.Array:
@@ -53,7 +53,7 @@ def plain(model: ModelConfig, params: decoder.Params) -> Nats:
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
     def score(token: np.ndarray, n: int) -> np.ndarray:
-        length = -(-token.shape[1] // 64) * 64  # causal: what is padded after does not matter
+        length = -(-token.shape[1] // 64) * 64  # causal: padding after the request does not matter
         padded = np.pad(token, ((0, 0), (0, length - token.shape[1])))
         at = np.arange(token.shape[1] - 1 - n, token.shape[1] - 1)
         targets = token[:, -n:]
@@ -63,7 +63,7 @@ def plain(model: ModelConfig, params: decoder.Params) -> Nats:
 
 
 def transformers(directory: str, dtype: str) -> Nats:
-    """Olmo2ForCausalLM on torch; in float64 it is the referee."""
+    """Olmo2ForCausalLM on torch; in float64 it is the reference."""
     import torch  # pyright: ignore[reportMissingImports]
     from transformers import Olmo2ForCausalLM  # pyright: ignore[reportMissingImports]
 
@@ -80,19 +80,19 @@ def transformers(directory: str, dtype: str) -> Nats:
     return score
 
 
-def _requests(questions: scoring.PreparedTasks) -> Iterator[tuple[int, np.ndarray, int]]:
-    """(request, all its tokens, tokens of its continuation)."""
-    for bundle in questions.requests.bundles:
+def _requests(prepared: scoring.PreparedTasks) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Yields (number of a request, all its tokens, number of tokens of its continuation)."""
+    for bundle in prepared.requests.bundles:
         for context, continuation, number in zip(
             bundle.contexts, bundle.continuations, bundle.numbers, strict=True
         ):
             yield number, np.concatenate([context, continuation]), len(continuation)
 
 
-def compare(questions: scoring.PreparedTasks, ours: np.ndarray, score: Nats, name: str) -> dict:
-    """Largest difference a token, and documents whose best choice differs."""
+def compare(prepared: scoring.PreparedTasks, ours: np.ndarray, score: Nats, name: str) -> dict:
+    """The largest difference per token, and the number of documents whose best choice differs."""
     theirs, lengths = np.full(len(ours), np.nan), np.ones(len(ours))
-    requests = sorted(_requests(questions), key=lambda r: (len(r[1]), r[2]))
+    requests = sorted(_requests(prepared), key=lambda r: (len(r[1]), r[2]))
     bar = tqdm(total=len(requests), desc=name, unit="request", leave=False, disable=None)
     for _, same in itertools.groupby(requests, key=lambda r: (len(r[1]), r[2])):
         for some in iter(lambda same=same: list(itertools.islice(same, 16)), []):
@@ -101,8 +101,8 @@ def compare(questions: scoring.PreparedTasks, ours: np.ndarray, score: Nats, nam
                 theirs[number], lengths[number] = row.astype(np.float64).sum(), n
             bar.update(len(some))
     bar.close()
-    rows, start, flips = questions.requests.conditional, 0, 0
-    for document in questions.tasks[0].documents:
+    rows, start, flips = prepared.requests.conditional, 0, 0
+    for document in prepared.tasks[0].documents:
         own = rows[start : start + len(document.choices)]
         flips += int(ours[own].argmax() != theirs[own].argmax())
         start += len(own)
@@ -115,7 +115,7 @@ def compare(questions: scoring.PreparedTasks, ours: np.ndarray, score: Nats, nam
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line a task and rival, and last the worst of each."""
+    """Prints one JSON line per task and scorer, and at the end the worst value of each scorer."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.agreement", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -123,7 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
     )  # fmt: skip
     parser.add_argument("--hf", required=True, metavar="DIR", help="an OLMo 2 model")
     parser.add_argument("--tokenizer", default="dolma2", help="default: dolma2")
-    parser.add_argument("--documents", type=int, default=200, help="of each task (default: 200)")
+    parser.add_argument(
+        "--documents", type=int, default=200, help="documents of each task (default: 200)"
+    )
     parser.add_argument("--tasks", nargs="+", default=list(TASKS), metavar="LABEL")
     parser.add_argument("--against", nargs="+", default=["plain", "transformers"],
                         choices=["plain", "transformers", "transformers-float64"])  # fmt: skip
@@ -136,16 +138,16 @@ def main(arguments: list[str] | None = None) -> None:
         "transformers": lambda: transformers(args.hf, "float32"),
         "transformers-float64": lambda: transformers(args.hf, "float64"),
     }
-    rivals = {name: make[name]() for name in args.against}
+    scorers = {name: make[name]() for name in args.against}
     found = []
     for label in args.tasks:
         task = olmes.load(label, args.documents)
-        questions = scoring.prepare([task], tokenizer, model.seq_len, unconditional=False)
-        ours = loglik.score(model, params, questions.plan).loglik
-        for name, score in rivals.items():
-            found.append({"task": label, **compare(questions, ours, score, name)})
+        prepared = scoring.prepare([task], tokenizer, model.seq_len, unconditional=False)
+        ours = loglik.score(model, params, prepared.plan).loglik
+        for name, score in scorers.items():
+            found.append({"task": label, **compare(prepared, ours, score, name)})
             print(json.dumps(found[-1]), flush=True)
-    for name in rivals:
+    for name in scorers:
         own = [row for row in found if row["against"] == name]
         worst = max(row["max_difference_per_token"] for row in own)
         flips = sum(row["argmax_flips"] for row in own)

@@ -1,4 +1,4 @@
-"""What a checkpoint costs: how long training waits for it, when it is safe, and its bytes.
+"""The cost of a checkpoint: how long training waits, when it is committed, and its bytes.
 
 Command:  python -m experiments.benchmarks.checkpoint_cost
 Hardware: any; the disk matters.
@@ -6,9 +6,9 @@ Time:     under a minute.
 Expected: README.md of this folder.
 
 States are those of training: parameters and two moments in float32.  `blocking_s` is how long
-`Checkpoints.save` holds up training, the digest (`digest_s` alone) included; `durable_s` when the
-checkpoint is committed.  Wall seconds, the medians of several saves; the first, which compiles,
-is left out.
+training waits for `Checkpoints.save`, including the digest (`digest_s` is the digest alone);
+`durable_s` is the time until the checkpoint is committed.  All are medians, in wall seconds, of
+several saves; the first save, which compiles, is left out.
 """
 
 from __future__ import annotations
@@ -39,13 +39,17 @@ _COMMAND = "python -m experiments.benchmarks.checkpoint_cost"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line a state, and last the larger one's seconds over the smaller one's."""
+    """Prints one JSON line per state, and at the end the ratios of the larger to the smaller."""
     parser = argparse.ArgumentParser(
         prog=_COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"example:\n  {_COMMAND} --directory /scratch --saves 3",
     )  # fmt: skip
-    parser.add_argument("--directory", help="on the disk to be measured (the temporary one)")
-    parser.add_argument("--saves", type=int, default=5, help="that are measured (5)")
+    parser.add_argument(
+        "--directory", help="a directory on the disk to measure (default: the temporary one)"
+    )
+    parser.add_argument(
+        "--saves", type=int, default=5, help="number of measured saves (default: 5)"
+    )
     args = parser.parse_args(arguments)
     found = {}
     for name, model in MODELS.items():

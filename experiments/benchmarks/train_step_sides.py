@@ -1,4 +1,4 @@
-"""The sides of `experiments.benchmarks.train_step`, each run in a process of its own."""
+"""The sides of `experiments.benchmarks.train_step`, each of which runs in a separate process."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ N_COMPARED = 20  # steps whose losses are compared
 OPTIM = OptimConfig(warmup_steps=5, z_loss=0.0)
 SCHEDULE = schedule.schedule_of(OPTIM, N_COMPARED)
 _PEAK = 1024  # rows and columns of the matrices
-_PRODUCTS = 5  # of which the quickest counts
+_PRODUCTS = 5  # of which the fastest counts
 
 
 class Side(NamedTuple):
-    """A training under way.
+    """A training that has been started.
 
     Attributes:
-        facts: of its step.
-        losses: of the steps that are compared.
-        step: takes one more.
+        facts: tokens and FLOPs of a step, and CPU seconds of the start.
+        losses: losses of the steps that are compared.
+        step: does one more step.
         product: multiplies two matrices.
     """
 
@@ -51,7 +51,7 @@ class Side(NamedTuple):
 
 
 def start(name: str, home: str) -> Side:
-    """A side (`ours float32`, ...) that is compiled and has taken the compared steps."""
+    """Starts a side (`ours float32`, ...): compiles it and does the compared steps."""
     engine, kind = name.split()
     begun = time.process_time()
     train, product = {"ours": _ours, "torch": _torch}[engine](kind, Path(home) / name)
@@ -67,7 +67,7 @@ def start(name: str, home: str) -> Side:
 
 
 def _batches() -> np.ndarray:
-    """Token ids of shape (steps, B, L + 1): rarer the higher, so that there is what to learn."""
+    """Token ids of shape (steps, B, L + 1); higher ids are rarer, so that losses fall."""
     shape = (N_COMPARED, N_SEQS, MODEL.seq_len + 1)
     return (np.random.default_rng(0).zipf(1.3, shape) % MODEL.vocab_size).astype(np.int32)
 

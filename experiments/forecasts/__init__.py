@@ -1,1 +1,1 @@
-"""What is known of the forecasts themselves: analyses behind the choices of `fitting`."""
+"""Analyses on which the choices in `fitting` are based."""

@@ -1,9 +1,9 @@
-"""`python -m experiments.forecasts NAME --measurements FILE`: analyses behind the forecasts.
+"""`python -m experiments.forecasts NAME --measurements FILE`: analyses of the forecasts.
 
-features: which feature forecasts held-out runs best, and do features together do better?
-calibration: ranks of true values among posterior draws, over ladders drawn from the priors
+features: which feature forecasts held-out runs best, and is a mixture better?
+calibration: ranks of true values among posterior draws, for ladders drawn from the priors
 speed: CPU seconds of NUTS and of Laplace
-next: does the criterion of `ladder next` rank ladders as fitting them does?
+next: does the criterion of `ladder next` rank ladders in the order that fitting them gives?
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fitting import table
 from fitting.errors import InputError
 from ladder_jax.runtime import compilation, paths
 
-# Name -> module of this folder with `run(table, arguments)`, which prints what it finds.
+# Name -> module of this folder with `run(table, arguments)`, which prints its results.
 ANALYSES = {
     "features": "features",
     "calibration": "calibration",
@@ -29,7 +29,7 @@ _NO_TABLE = ("calibration",)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the analysis that was named; returns the exit status."""
+    """Runs the named analysis; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.forecasts",
         description=__doc__,
@@ -38,7 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("name", choices=list(ANALYSES))
     parser.add_argument("--measurements", metavar="FILE")
-    parser.add_argument("--ladders", type=int, default=200, help="of calibration")
+    parser.add_argument(
+        "--ladders", type=int, default=200, help="number of ladders, for calibration"
+    )
     parser.add_argument("--train", nargs="+", metavar="PATTERN",
                         default=["190M-*", "370M-*", "760M-*", "1.3B-*"])  # fmt: skip
     parser.add_argument("--target", nargs="+", metavar="RUN", default=["7B-4T", "13B-5T"])
@@ -56,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _read(path: str | None) -> pd.DataFrame:
     if not path:
-        raise InputError("--measurements FILE is needed: `ladder measure` writes it")
+        raise InputError("--measurements FILE is needed: write it with `ladder measure`")
     return table.read(path, strict=True)[0]
 
 

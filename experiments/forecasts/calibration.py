@@ -1,6 +1,6 @@
 """Simulation-based calibration of both steps: 200 ladders from the priors, sampled by NUTS.
 
-Two chains of 400 draws a ladder: ranks need few.  Writes the rank histograms as a picture.
+Two chains of 400 draws per ladder are enough for ranks.  Writes a figure of rank histograms.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ OUT = Path("calibration")
 
 
 def nuts(model: sampler.Model, arguments: tuple[np.ndarray, ...], seed: int) -> Draws:
-    """Enough for ranks."""
+    """Samples two short chains, which are enough for ranks."""
     return sampler.run_nuts(model, arguments, seed, n_chains=2, n_warmup=400, n_draws=400)
 
 
 def run(table: pd.DataFrame | None, args: argparse.Namespace) -> None:
-    """Prints the test of every quantity's ranks; writes ranks.csv and ranks.png."""
+    """Prints a test of the ranks of every quantity; writes ranks.csv and ranks.png."""
     ranks, failed = calibration.ranks(range(args.ladders), nuts)
     tests = calibration.uniformity(ranks)
     write_atomically(OUT / "ranks.csv", lambda p: ranks.to_csv(p, index=False))
@@ -35,12 +35,12 @@ def run(table: pd.DataFrame | None, args: argparse.Namespace) -> None:
     print(tests.round(3).to_string(index=False))
     print(f"{len(ranks)} ladders; the short chains of {failed} fail the checks of a full run")
     print(f"least p {tests['p'].min():.3f}, corrected for {len(tests)} tests "
-          f"{tests['p_holm'].min():.3f}; p <= .01 would tell of a fault")  # fmt: skip
+          f"{tests['p_holm'].min():.3f}; p <= .01 would show a fault")  # fmt: skip
     print(OUT / "ranks.png")
 
 
 def histograms(ranks: pd.DataFrame, tests: pd.DataFrame) -> Figure:
-    """A panel a quantity; the band holds 95 % of the counts that uniform ranks give."""
+    """One panel per quantity; the grey band holds 95 % of the counts of uniform ranks."""
     from scipy.stats import binom
 
     n_columns = 6

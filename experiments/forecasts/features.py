@@ -1,7 +1,7 @@
-"""Which feature forecasts held-out runs best, and do features together do better?
+"""Compares features by their forecasts of held-out runs: each alone, and a mixture.
 
-Every feature goes through the same two steps; `bpb + lm_loss` is the even mixture that
-`--method bayes` makes by default.  The targets are scored once, last, in a table of their own.
+Every feature is used in the same two steps; `bpb + lm_loss` is the mixture in equal parts that is
+the default of `--method bayes`.  The targets are scored once, last, in a separate table.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METHODS = {
 
 
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Prints scores a split and over all, errors by task, and the targets."""
+    """Prints scores of each split and of all, errors by task, and scores of the targets."""
     runs = select.select_runs(table, args.train)
     parts = {**backtest.splits(table, runs), backtest.TARGETS: backtest.Split(runs, args.target)}
     cells, notes = backtest.score(table, parts, METHODS)

@@ -1,7 +1,7 @@
-"""What a forecast costs: CPU seconds of the eight tasks by NUTS, and of a fit by Laplace.
+"""CPU seconds of a forecast of the eight tasks by NUTS, and of a fit by Laplace.
 
-Nothing compiled before is used.  A Laplace fit is one ladder, both steps of all tasks, in a batch
-of sub-ladders, once compiled.
+The compilation cache is not used.  A Laplace fit is that of one ladder, both steps of all tasks, in
+a batch of sub-ladders; compilation is not counted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FEATURES = {"bpb": ["bpb"], "bpb and lm_loss (the default)": ["bpb", "lm_loss"]}
 
 
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
-    """Prints times and the sampler's health."""
+    """Prints times and the diagnostics of the sampler."""
     jax.config.update("jax_enable_compilation_cache", False)
     names = select.select_runs(table, args.train)
     runs = [select.parse_target(table, name) for name in args.target]
@@ -48,8 +48,8 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
         for feature, posterior in found.items():
             assert posterior.step2 is not None
             for step, draws in (("step 1", posterior.step1), ("step 2", posterior.step2)):
-                told = ", ".join(f"{name} {value:.4g}" for name, value in draws.health.items())
-                print(f"  {feature}, {step}: {told}")
+                checks = ", ".join(f"{name} {value:.4g}" for name, value in draws.health.items())
+                print(f"  {feature}, {step}: {checks}")
     rng = np.random.default_rng(0)
     weights = np.ones((N_LADDERS, len(names)))
     for row in weights:

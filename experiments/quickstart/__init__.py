@@ -1,1 +1,1 @@
-"""From text to a forecast of a run not yet seen, on a laptop CPU."""
+"""From text to a forecast of a larger run, on a laptop CPU."""

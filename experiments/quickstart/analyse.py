@@ -1,8 +1,8 @@
-"""Which law extrapolates better inside the grid: N and D, or compute alone?
+"""Compares two laws by extrapolation inside the grid: of N and D, and of compute only.
 
 Command:  python -m experiments.quickstart.analyse quickstart/measurements.csv
-Prints, for each split of the grid, the mean error of the forecasts of what was held out.  The
-target takes no part.
+Prints, for each split of the grid, the mean error of the forecasts of the held-out runs.  The
+target is not used.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ INPUTS = {"nd": "N and D", "c": "compute"}
 
 
 def held_in(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute errors of forecasts inside the grid: a row a (split, inputs)."""
+    """Mean absolute errors of forecasts inside the grid: one row per (split, inputs)."""
     tasks = ["heldout", *LADDER.base.eval.tasks]
     grid = frame[frame["run"].isin([run.name for run in LADDER.runs()])]
     last = grid["step"] == grid.groupby("run")["step"].transform("max")
@@ -36,7 +36,7 @@ def held_in(frame: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for split, (train, held) in SPLITS.items():
         names = select.select_runs(grid, held)
-        known = grid[~grid["run"].isin(names) | last]  # held-out runs: as they ended
+        known = grid[~grid["run"].isin(names) | last]  # of held-out runs only the last step
         for inputs, words in INPUTS.items():
             settings: dict[str, Any] = FORECAST | {"inputs": inputs}
             forecasts = predict.forecast(known, ForecastSpec(train, names, tasks, **settings))

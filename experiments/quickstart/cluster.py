@@ -1,4 +1,4 @@
-"""Quickstart's grid on three Ray nodes of this machine, one of them killed, against local workers.
+"""Trains quickstart's grid on three Ray nodes, one of which is killed, and with local workers.
 
 Command:  python -m experiments.quickstart.cluster --out cluster [--multiples .02 .03 .05]
 Hardware: two CPU cores, extra `launch`.  Time: some ten minutes with these multiples.
@@ -27,16 +27,21 @@ from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 
 _COMMAND = "python -m experiments.quickstart.cluster"
-_DUE = 0.3  # of a run is done when the node that holds it is killed
+_DUE = 0.3  # share of a run that is done when its node is killed
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains and scores the grid twice; prints a JSON line for each run, and how far they agree."""
+    """Trains and scores the grid twice; prints a JSON line for each run, and whether both agree."""
     parser = argparse.ArgumentParser(
         prog=_COMMAND, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"example:\n  {_COMMAND} --out cluster --multiples .02 .03 .05",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="DIR", help="of both; goes on if cut off")
+    parser.add_argument(
+        "--out",
+        required=True,
+        metavar="DIR",
+        help="directory of both; an interrupted command can be started again",
+    )
     parser.add_argument("--multiples", nargs="+", type=float, metavar="X",
                         help="of 20 tokens a parameter, instead of quickstart's")  # fmt: skip
     args = parser.parse_args(arguments)
@@ -45,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError:
         raise InputError("Ray is not installed: pip install 'ladder_jax[launch]'") from None
     compilation.keep(cache_dir())
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # its nodes inherit it
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # inherited by its nodes
     ladder = replace(LADDER, multiples=tuple(args.multiples)) if args.multiples else LADDER
     runs, out = ladder.runs(), Path(args.out)
     for where in ("ray", "local"):
@@ -64,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _on_ray(runs: list[RunConfig], out: Path, cluster: Any) -> tuple[float, str]:
-    """Wall seconds of the grid on the nodes, and the run that lost its node (none: all done)."""
+    """Wall seconds of the grid on the nodes, and the run whose node was killed (empty: none)."""
     from ladder_jax.launch.on_ray import Ray
 
     killed: list[str] = []

@@ -25,15 +25,15 @@ def _model(d_model: int, n_layers: int) -> ModelConfig:
     )
 
 
-# The paper's batch rule would leave a few hundred steps at this size: the batch is constant, and
-# the learning rate .6 of Porian et al.'s rule (arXiv 2406.19146).
+# The paper's batch rule would give only a few hundred steps at this size, so the batch is constant.
+# The learning rate is .6 of that of Porian et al.'s rule (arXiv 2406.19146).
 _RECIPE = Recipe(batch_seqs_ref=8, batch_exponent=0.0, batch_granularity=8, lr_ref=0.6 * 0.0047)
 _TASKS = ("wordorder4", "cloze4", "agree2", "endings4")
 _BASE = RunConfig(
     data=DataConfig(), eval=EvalConfig(tasks=_TASKS, n_checkpoints=5, heldout_tokens=65_536)
 )
 _SIZES = {"66K": _model(32, 2), "118K": _model(40, 3), "209K": _model(56, 3)}
-# The target is saved as often as the others, and scored once, at its end.
+# The target is saved as often as the other runs, but scored only at its end.
 _BEYOND = Ladder(
     "quickstart",
     {"329K": _model(64, 4)},
@@ -51,7 +51,7 @@ LADDER = Ladder(
     targets={run.name: Target(run, run.n_tokens) for run in _BEYOND.runs()},
 )
 
-# The law of compute was chosen on the grid alone (`python -m experiments.quickstart.analyse`).
+# The law of compute was chosen by the grid only (`python -m experiments.quickstart.analyse`).
 FORECAST: dict[str, Any] = {
     "method": "bayes",
     "inputs": "c",

@@ -16,7 +16,7 @@ from fitting.errors import InputError
 from ladder_jax.downloads import public_runs
 from ladder_jax.runtime import compilation, paths
 
-# What shares fits stays in one process; compiled code goes from one to the other.
+# Analyses that share fits run in one process; the processes share compiled code.
 _GROUPS = (
     ("step1", "step2", "chained", "multiple-choice"),
     ("single-step", "compute-only", "compute-vs-error", "variance", "set-size", "design"),
@@ -24,7 +24,7 @@ _GROUPS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the analyses that were named, or all; returns the exit status."""
+    """Runs the named analyses, or all; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.task_ladders",
         description=__doc__,
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="example:\n  python -m experiments.task_ladders chained variance --out figures",
     )
     parser.add_argument("names", nargs="*", metavar="NAME",
-                        help=f"of {', '.join(analyse.ANALYSES)} (default: all)")  # fmt: skip
+                        help=f"one of {', '.join(analyse.ANALYSES)} (default: all)")  # fmt: skip
     parser.add_argument("--runs", metavar="DIR", help="the CSVs (default: what was downloaded)")
     parser.add_argument("--out", default="task_ladders", metavar="DIR")
     parser.add_argument("--method", nargs="+", default=list(METHODS), choices=METHODS)

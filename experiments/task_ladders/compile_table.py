@@ -1,10 +1,10 @@
 """Which TPU slices the published sizes fit on, and how: the table of README.md.
 
 Command:  python -m experiments.task_ladders.compile_table --out compiled.csv [--lean]
-Hardware: one CPU core, no TPU; extra `tpu`.  Time: minutes a cell.
+Hardware: one CPU core, no TPU; extra `tpu`.  Time: minutes per cell.
 Expected: README.md, "Compiled for TPU slices".
 
-A cell that stands in the CSV is not compiled again, so it may be stopped at any time.
+Cells that are in the CSV are not compiled again, so the command may be stopped at any time.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _AXES = ("data", "fsdp", "tensor")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Compiles what the CSV lacks, and prints the table as Markdown."""
+    """Compiles the cells that the CSV lacks, and prints the table as Markdown."""
     parser = argparse.ArgumentParser(
         prog="python -m experiments.task_ladders.compile_table", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="example:\n  python -m experiments.task_ladders.compile_table --out compiled.csv",
     )  # fmt: skip
-    parser.add_argument("--out", required=True, metavar="FILE", help="CSV, a row a cell")
+    parser.add_argument("--out", required=True, metavar="FILE", help="CSV, one row per cell")
     parser.add_argument("--sizes", nargs="+", default=list(OLMO2_SIZES), metavar="SIZE")
     parser.add_argument("--slices", nargs="+", default=list(SLICES), metavar="SLICE")
     parser.add_argument("--lean", action="store_true",
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _row(size: str, slice_: str, search: bool) -> dict[str, Any]:
-    """A cell of the table: what `ladder compile --json` says, flat."""
+    """A cell of the table: the result of `ladder compile --json`, without nesting."""
     found = examine(Request(size, slice_, search=search))
     return {
         "size": size,
@@ -66,7 +66,7 @@ def _row(size: str, slice_: str, search: bool) -> dict[str, Any]:
 
 
 def table(rows: pd.DataFrame) -> str:
-    """Sizes x slices: GiB of a chip, mesh, remat policy and micro-batch; or what is lacking."""
+    """Sizes x slices: GiB of a chip, mesh, remat policy and micro-batch; or the lacking GiB."""
     slices = [name for name in SLICES if name in set(rows["topology"])]
     lines = [f"| | {' | '.join(slices)} |", "|---|" + "---|" * len(slices)]
     for size in OLMO2_SIZES:

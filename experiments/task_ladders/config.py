@@ -14,7 +14,7 @@ from ladder_jax.config import DataConfig, EvalConfig, OptimConfig, RunConfig
 from ladder_jax.ladder import Ladder, Target
 from ladder_jax.models.sizes import OLMO2_SIZES
 
-# The paper's mix: `mixture.json` names its public sources, weighted by the tokens of each (the card
+# The paper's mix: `mixture.json` lists its public sources, weighted by their tokens (from the card
 # of allenai/OLMoE-mix-0924; the 16 runs need 256 billion tokens, the targets more).  To build it:
 # ladder data build --mixture experiments/task_ladders/mixture.json --out olmoe-mix-0924
 _DATA = DataConfig(source="built", path="olmoe-mix-0924", vocab_size=100_278)
@@ -30,9 +30,9 @@ CHANCE = {
     "openbookqa_test_rc_5shot": 1 / 4,
     "boolq_val_rc_5shot": 1 / 2,
     "winogrande_val_rc_5shot": 1 / 2,
-}  # as the published code has it; the last two are too noisy for the paper to forecast
+}  # as in the published code; the paper does not forecast the last two, which are too noisy
 
-# Every 500 steps it is scored and saved; of the saved, the last two and six more stay.
+# Each run is scored and saved every 500 steps; the last two checkpoints and six more are kept.
 _BASE = RunConfig(
     data=_DATA, checkpoint_every=500, eval=EvalConfig(tasks=tuple(CHANCE)[:8], every=500)
 )
@@ -54,8 +54,8 @@ def _target(name: str, size: str, n_tokens: int, batch_seqs: int, lr_peak: float
     )
 
 
-# 7B-4T is 3.9T tokens of a 5T cosine and 50B of linear decay.  Table 1 prints 9e-4 as the peak of
-# the 13B; the CSV published with the paper says 3e-4.
+# 7B-4T was trained on 3.9T tokens of a 5T cosine schedule and 50B of linear decay.  Table 1 gives
+# 9e-4 as the peak learning rate of the 13B; the CSV published with the paper says 3e-4.
 LADDER = Ladder(
     name="task_ladders",
     sizes={size: OLMO2_SIZES[size] for size in ("190M", "370M", "760M", "1.3B")},
@@ -68,4 +68,4 @@ LADDER = Ladder(
 )
 
 
-FORECAST: dict[str, Any] = {"method": "bayes"}  # of `ladder run`
+FORECAST: dict[str, Any] = {"method": "bayes"}  # for `ladder run`

@@ -1,4 +1,4 @@
-"""Figures of this experiment that no forecast draws."""
+"""Figures of this experiment that `fitting.report` does not draw."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _STEPS = {"step1": "tab:blue", "step2": "tab:orange", "chained": "black"}
 
 
 def formats(frame: pd.DataFrame) -> Figure:
-    """Accuracy in MC format against RC, a dot an evaluation."""
+    """Accuracy in MC format against RC, one dot per evaluation."""
     fig = Figure(figsize=(5.2, 4.8), layout="constrained")
     ax = fig.subplots()
     for (run, task), group in frame.groupby(["run", "task"], sort=False):
@@ -40,7 +40,7 @@ def formats(frame: pd.DataFrame) -> Figure:
 
 
 def noise_against_error(frame: pd.DataFrame, forecast: Sequence[str]) -> Figure:
-    """Checkpoint SD of the loss against the error of step 2 and of both, a dot a task."""
+    """Checkpoint SD of the loss against errors of step 2 and of both steps, one dot per task."""
     fig = Figure(figsize=(9.2, 4.0), layout="constrained")
     for ax, step in zip(fig.subplots(1, 2), ("step2", "chained"), strict=True):
         for row in frame.to_dict("records"):
@@ -60,7 +60,7 @@ def noise_against_error(frame: pd.DataFrame, forecast: Sequence[str]) -> Figure:
 
 
 def set_size(measured: pd.DataFrame, fewer: pd.DataFrame) -> Figure:
-    """SD of an accuracy against test items: measured, and with fewer of them."""
+    """SD of accuracy against the number of test items: as measured, and with fewer items."""
     fig = Figure(figsize=(6.4, 4.4), layout="constrained")
     ax = fig.subplots()
     for row in measured.to_dict("records"):
@@ -110,7 +110,7 @@ def compute_vs_error(frame: pd.DataFrame, method: str) -> Figure:
 
 
 def design(frame: pd.DataFrame) -> Figure:
-    """Mean error of every choice on held-out runs; dots are tasks."""
+    """Mean error of every choice on held-out runs; each dot is a task."""
     splits, choices = list(frame["split"].unique()), list(frame["choice"].unique())
     fig = Figure(figsize=(9.2, 3.6), layout="constrained")
     for ax, split in zip(fig.subplots(1, len(splits), sharey=True), splits, strict=True):

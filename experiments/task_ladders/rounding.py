@@ -1,14 +1,14 @@
-"""Which paper-mode fits end where rounding sends them: refits after changes in the last bits.
+"""Finds paper-mode fits whose results depend on rounding, by changing inputs in the last bits.
 
 Command:  python -m experiments.task_ladders.rounding [--out rounding.csv]
 Hardware: one CPU core.  Time: 7 minutes.
-Expected: README.md, "Decided by rounding"; the ends of those fits, not their list, depend on the
+Expected: README.md, "Decided by rounding"; the results of those fits, not their list, depend on the
           processor.
 
-A paper-mode fit goes from one start to where L-BFGS-B (or, for a link, trust-region least squares)
-stops. Processors differ in the last bits of exp and log. The same runs with every input and
-observation multiplied by 1 + k 2^-52, k a small random integer, stand for other processors: where
-the end moves by more than the tests allow, its digits are no result.
+A paper-mode fit has one start and ends where L-BFGS-B (or, for a link, trust-region least squares)
+stops.  Processors differ in the last bits of exp and log.  To imitate other processors, every input
+and observation is multiplied by 1 + k 2^-52, with k a small random integer.  If the result of a fit
+then moves by more than the tests allow, its digits mean nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from experiments.task_ladders import analyse
+from experiments.task_ladders import subladders
 from experiments.task_ladders.config import CHANCE
 from experiments.task_ladders.study import TARGETS, VARIANTS, PublishedRuns
 from fitting.errors import InputError
@@ -39,17 +39,17 @@ from ladder_jax.measurements.olmo_ladder import from_olmo_ladder
 from ladder_jax.runtime import compilation
 from ladder_jax.runtime.paths import cache_dir
 
-WIDEST = 1e-4  # of an accuracy, .01 point; of a loss, relative
+WIDEST = 1e-4  # of an accuracy: .01 point; of a loss: relative
 CELL = ["variant", "task", "target", "what"]
 CUTS = [("N", "760M"), ("N", "1.3B"), ("xC", "2"), ("xC", "5"), ("xC", "10")]
 
 
 def changed(data: TaskData, seed: int) -> TaskData:
-    """The same points, each number multiplied by 1 + k 2^-52; none of the targets is touched.
+    """Multiplies every number of the observations by 1 + k 2^-52; targets are not changed.
 
     Args:
-        data: of one task.
-        seed: of the random integers k, -4 to 4; 0 leaves the data as they are.
+        data: observations of one task.
+        seed: seed of the random integers k, -4 to 4; 0 returns the data unchanged.
     """
     if seed == 0:
         return data
@@ -65,7 +65,7 @@ def changed(data: TaskData, seed: int) -> TaskData:
 
 
 class End(NamedTuple):
-    """Where a refit ended: what it predicts, and the objective of the last fit behind that."""
+    """The result of a refit: its prediction, and the objective of the last fit that it used."""
 
     variant: str
     task: str
@@ -76,19 +76,19 @@ class End(NamedTuple):
 
 
 def ends(study: PublishedRuns, variant: str, tasks: tuple[str, ...], seed: int) -> list[End]:
-    """The ends of one refit of every task, and of the cut ladders for bits per byte."""
+    """The results of one refit of every task and, for bits per byte, of the cut ladders."""
     data = [changed(d, seed) for d in study.data(variant, tasks)]
     found = [e for f in predict.of_tasks(data, "paper") for e in ends_of(study, variant, f)]
     if variant == "bpb":
-        labels, chosen = analyse.cuts(study.data(variant, tasks)[0].final)
+        labels, chosen = subladders.cuts(study.data(variant, tasks)[0].final)
         found += _of_cuts(data, chosen[[labels.index(cut) for cut in CUTS]])
     return found
 
 
 def ends_of(study: PublishedRuns, variant: str, forecast: TaskForecast) -> list[End]:
-    """Where the fits of a paper-mode forecast ended."""
+    """The results of the fits of a paper-mode forecast."""
     found = []
-    for row, goal in zip(forecast.rows, forecast.measured.to_dict("records"), strict=True):
+    for row, measured in zip(forecast.rows, forecast.measured.to_dict("records"), strict=True):
         cell = variant, forecast.task, str(row["target"])
         first = row["pred"] if forecast.step2 is None else row["pred_loss"]
         found.append(End(*cell, "step1", first, forecast.step1.objective))
@@ -96,13 +96,13 @@ def ends_of(study: PublishedRuns, variant: str, forecast: TaskForecast) -> list[
             found.append(End(*cell, "chained", row["pred"], forecast.step2.objective))
         if forecast.step2 is not None and forecast.task in CHANCE:
             link = study.link(forecast, "paper")
-            through = float(value_of(link.curve, link.theta, goal["loss"]))
+            through = float(value_of(link.curve, link.theta, measured["loss"]))
             found.append(End(*cell, "step2", through, link.objective))
     return found
 
 
 def _of_cuts(data: list[TaskData], chosen: np.ndarray) -> list[End]:
-    """The same for the forecasts of 7B-4T from the ladders of `CUTS`, booleans of shape (B, R)."""
+    """Results for 7B-4T from the ladders of `CUTS`; `chosen` has their runs, (B, R) booleans."""
     fits = subsets.fit([d.observations for d in data], chosen, "paper")
     x = np.array([d.targets.inputs[:1] for d in data])
     guess = subsets.forecast(fits, [d.observations for d in data], x, np.ones((len(data), 1)))
@@ -118,15 +118,16 @@ def _of_cuts(data: list[TaskData], chosen: np.ndarray) -> list[End]:
 
 
 def bands(found: list[End]) -> pd.DataFrame:
-    """What each cell's predictions and objectives span, a row a cell.
+    """The bands of each cell's predictions and objectives, one row per cell.
 
     Args:
-        found: of `ends`, a variant's unchanged inputs first.
+        found: results of `ends`; those of a variant's unchanged inputs come first.
 
     Returns:
-        `pred` and `objective` of the unchanged inputs; their bands, of `pred` also without the
-        outer fifth of them (`usual_`); `width` of the band, of a loss relative; `moved`, the
-        share of ends off `pred` by more than `WIDEST`; and `decided`, the width is beyond it.
+        `pred` and `objective` of the unchanged inputs; the bands of both (`low`, `high`); the band
+        of `pred` without the lowest and highest tenth (`usual_`); `width` of the band of `pred`,
+        relative for a loss; `moved`, the share of results that differ from `pred` by more than
+        `WIDEST`; and `decided` (by rounding): whether `width` exceeds `WIDEST`.
     """
     frame = pd.DataFrame(found)
     of_accuracy = [VARIANTS[v.split(",")[0]][0].of_accuracy for v in frame["variant"]]
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> int:
                "--perturbations 5 --out rounding.csv",
     )  # fmt: skip
     parser.add_argument("--runs", metavar="DIR", help="the CSVs (default: what was downloaded)")
-    parser.add_argument("--out", metavar="FILE", help="CSV, a row a prediction")
+    parser.add_argument("--out", metavar="FILE", help="CSV, one row per prediction")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--tasks", nargs="+", default=list(MAIN_TASKS), metavar="TASK")
     parser.add_argument("--perturbations", type=int, default=20, metavar="N")

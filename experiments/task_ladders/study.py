@@ -1,4 +1,4 @@
-"""The published runs, and every way the paper fits them, each fitted once."""
+"""The published runs, and their forecasts by every procedure of the paper, each fitted once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VARIANTS: dict[str, tuple[Law, Preparation]] = {
     "compute": (COMPUTE_ONLY, PAPER["bpb"]),
     "single": (SINGLE_STEP, PAPER["bpb"]),
     "accuracy": (RISING, PAPER["bpb"]),
-}  # name -> what is fitted to N and D (or C), and how features are prepared
+}  # name -> law of N and D (or C), and how features are prepared
 VARIANT_WORDS = {
     "bpb": "bits per byte",
     "c4": "C4 loss",
@@ -41,18 +41,18 @@ METHODS = ("paper", "least-squares")
 
 @dataclass(frozen=True, eq=False)
 class PublishedRuns:
-    """The table, and the methods asked for.
+    """The table of published measurements, and the methods to fit with.
 
     Attributes:
         table: measurements of the ladder and its targets.
-        methods: of `METHODS`, in their order.
+        methods: some of `METHODS`, in the same order.
     """
 
     table: pd.DataFrame
     methods: tuple[str, ...] = METHODS
 
     def data(self, variant: str, tasks: tuple[str, ...] = MAIN_TASKS) -> list[TaskData]:
-        """What the sixteen runs and both targets give to fit, a variant and task."""
+        """The observations of the sixteen runs and both targets, one entry per task."""
         return [self._task(variant, task) for task in tasks]
 
     @functools.cache  # noqa: B019 (lives as long as the study)
@@ -65,9 +65,10 @@ class PublishedRuns:
 
     @functools.cached_property
     def _runs(self) -> tuple[list[str], list[TargetRun]]:
-        """In the table's order, which paper mode feels: its searches end where rounding sends them.
+        """The runs in the table's order, and the targets.
 
-        Task CE of HellaSwag and OpenBookQA ends elsewhere in another order of the same runs.
+        The order matters: paper-mode searches of task CE of HellaSwag and OpenBookQA end at other
+        parameters if the same runs come in another order.
         """
         targets = [select.parse_target(self.table, name) for name in TARGETS]
         return select.select_runs(self.table, GRID), targets
@@ -80,7 +81,7 @@ class PublishedRuns:
         return predict.of_tasks(self.data(variant, tasks), method)
 
     def link(self, forecast: TaskForecast, method: str) -> Fit:
-        """Step 2 alone: the paper's command for it starts from a = chance - 1, not from -1."""
+        """The fit of step 2 alone; in the paper's code it starts from a = chance - 1."""
         assert forecast.step2 is not None
         if method != "paper" or forecast.step2.curve is not SIGMOID:
             return forecast.step2

@@ -1,4 +1,4 @@
-"""One analysis in a process of its own, which keeps its fits for the next one."""
+"""Runs analyses in a separate process, which keeps its fits for the next analysis."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _study(runs: str, methods: tuple[str, ...]) -> PublishedRuns:
 
 
 def run(name: str, runs: str, methods: tuple[str, ...], out: str) -> list[str]:
-    """Writes an analysis' tables and figures below `out`; returns what to print."""
+    """Writes the tables and figures of an analysis below `out`; returns the lines to print."""
     result = analyse.ANALYSES[name](_study(runs, methods))
     for stem, rows in result.tables.items():
         path = Path(out) / f"{stem}.csv"

@@ -66,7 +66,7 @@ def advise(
 
     Args:
         table: measurements, in the schema of `fitting.table`.
-        spec: runs, targets, tasks and chance.  Advice goes by Laplace's approximation, the law of N
+        spec: runs, targets, tasks and chance.  Advice uses Laplace's approximation, the law of N
             and D, two steps and bpb, whatever the method; other laws and features are refused.
         budget: FLOPs.
         candidates: in the form of targets; None for `untrained` sizes and multiples.
@@ -77,7 +77,7 @@ def advise(
     if not (math.isfinite(budget) and budget > 0):
         raise InputError(f"`budget` {budget:g}: give a budget above 0")
     if spec.fitted_law is not CHINCHILLA or spec.feature not in (None, "bpb"):
-        raise InputError("advice goes by N and D and bpb: leave out `inputs`, `feature`, `law`")
+        raise InputError("advice uses N, D and bpb: leave out `inputs`, `feature`, `law`")
     runs = select.select_runs(table, spec.train)
     if len(runs) < _FEWEST:
         raise InputError(f"{len(runs)} runs: `train` needs at least {_FEWEST} of them")

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         distributed.leave(2)
         return 2
     except Preempted:
-        message = "stop requested; everything is saved, and the same command goes on"
+        message = "stop requested; everything is saved, and the same command continues"
         print(f"ladder {args.command}: {message}", file=sys.stderr)
         return EXIT_CODE
     except BrokenPipeError:  # `ladder plan ... | head`

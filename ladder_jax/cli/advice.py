@@ -1,4 +1,4 @@
-"""What to trust and what to train: backtest, next."""
+"""Commands that compare methods and choose runs: backtest, next."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def add(command: AddCommand) -> None:
     """Adds backtest and next."""
     sub = command(
         "backtest", backtest,
-        "Hold out the ladder's larger sizes, forecast them by every method, compare.",
+        "Hold out the ladder's larger sizes, forecast them with every method, compare the errors.",
         "ladder backtest --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
         "'1.3B-*' \\\n    --methods laplace bootstrap --out backtest.csv",
     )  # fmt: skip
@@ -27,14 +27,14 @@ def add(command: AddCommand) -> None:
                           help="shell patterns of the ladder's runs, of three sizes or "
                                "more")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                          help="task labels; main: the paper's eight (default)")  # fmt: skip
+                          help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS,
                           help="default: all")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--feature", choices=FEATURES, help="default: the method's own")
     sub.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
-                          help="measured runs to score once, last, from all training "
-                               "runs")  # fmt: skip
+                          help="measured runs to forecast from all training runs and "
+                               "score once, last")  # fmt: skip
     add_chance(sub)
     sub.add_argument("--out", required=True, metavar="FILE", help="every forecast, .csv")
     sub.add_argument("--figures", metavar="DIR", help="draw backtest.png here")
@@ -52,20 +52,20 @@ def add(command: AddCommand) -> None:
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                            help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
     sub.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
-                           help="what new runs may cost together")  # fmt: skip
+                           help="FLOPs of all new runs together")  # fmt: skip
     sub.add_argument("--candidate", dest="candidates", nargs="+", metavar="RUN",
                            help="NAME=N_PARAMS,N_TOKENS[,FLOPS] (default: every trained size at "
                                 "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                           help="task labels; main: the paper's eight (default)")  # fmt: skip
+                           help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     add_chance(sub)
     sub.add_argument("--out", metavar="FILE", help="the table, .csv")
-    sub.add_argument("--figure", metavar="FILE", help="the picture, .png")
+    sub.add_argument("--figure", metavar="FILE", help="the figure, .png")
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
 def backtest(args: argparse.Namespace) -> None:
-    """Forecasts the ladder's larger sizes by every method and says how far each was off."""
+    """Forecasts the ladder's larger sizes with every method and prints the errors."""
     _check_output(args.out, "--out", ".csv", args.measurements)
     frame, problems = table.read(args.measurements)
     show.problems(problems, args.strict)
@@ -87,7 +87,7 @@ def backtest(args: argparse.Namespace) -> None:
     backtest.check_targets(frame, runs, args.targets)
     cells, failures = backtest.run(frame, args.train, methods)
     parts = [cells]
-    if args.targets:  # last, so that no choice between methods has seen them
+    if args.targets:  # last, so that methods are compared without them
         split = backtest.Split(runs, args.targets)
         last, more = backtest.score(frame, {backtest.TARGETS: split}, methods)
         parts, failures = [cells, last], failures + more
@@ -107,7 +107,7 @@ def backtest(args: argparse.Namespace) -> None:
 
 
 def next_run(args: argparse.Namespace) -> None:
-    """Says which run to train next for the narrowest forecasts of the targets."""
+    """Prints which run to train next for the narrowest forecasts of the targets."""
     _check_output(args.out, "--out", ".csv", args.measurements)
     _check_output(args.figure, "--figure", ".png", args.measurements)
     frame, problems = table.read(args.measurements)

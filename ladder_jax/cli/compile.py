@@ -30,7 +30,7 @@ def add(command: AddCommand) -> None:
     """Adds compile."""
     sub = command(
         "compile", compile_step,
-        "Compile a training step for a TPU slice that is not here: does it fit?",
+        "Compile a training step for a TPU slice, on a machine without TPUs: does it fit?",
         "ladder compile --size 13B --topology v5p:8x8x8",
     )  # fmt: skip
     sub.add_argument("--size", required=True, help="a published size, such as 190M or 13B")
@@ -39,13 +39,13 @@ def add(command: AddCommand) -> None:
         "--mesh",
         type=_mesh,
         metavar="data=D,fsdp=F,tensor=T",
-        help="default: the least tensor parallelism, then the fewest copies",
+        help="default: the least tensor parallelism, then the fewest copies of the parameters",
     )
     sub.add_argument(
         "--batch-seqs",
         type=positive,
         metavar="N",
-        help="sequences of a step (default: as published, else the recipe's)",
+        help="sequences in a step (default: as published, else from the recipe)",
     )
     sub.add_argument(
         "--micro-seqs",

@@ -12,13 +12,13 @@ from ladder_jax.cli.parsing import AddCommand, Parser, positive
 
 _BUILD = """Tokenise a mixture of sources into array_record shards of packed sequences.
 
-FILE.json says which texts in which shares; task_ladders names the mixture of the paper.
-Killed at any moment, the same command goes on and gives the same bytes, whatever the number of
-workers; on a finished build it verifies every checksum and makes anew what is damaged.
+FILE.json lists the texts and their shares; task_ladders is the mixture of the paper.
+If the command is killed, the same command continues and gives the same bytes, with any number of
+workers; on a finished build it verifies every checksum and rebuilds damaged files.
 
-memory: 0.4 GB a worker and 0.3 GB for the process that leads them, whatever the sizes of the
-sources; a document beyond 5 MB takes 20 times its size, and a sample that a tokenizer is trained on
-is held beside that.  The figures are of python -m experiments.benchmarks.data_build.
+memory: 0.4 GB per worker and 0.3 GB for the main process, whatever the sizes of the sources; a
+document above 5 MB takes 20 times its size, and the sample on which a tokenizer is trained is in
+memory, too.  Measured by python -m experiments.benchmarks.data_build.
 """
 
 
@@ -38,7 +38,7 @@ def add(command: AddCommand) -> None:
                           "mixture.json")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="DIR", help="a directory, or gs://BUCKET/...")
     sub.add_argument("--workers", type=positive, metavar="N",
-                     help="processes (default: one a core)")  # fmt: skip
+                     help="processes (default: one per core)")  # fmt: skip
 
 
 def build(args: argparse.Namespace) -> None:

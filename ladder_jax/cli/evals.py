@@ -17,7 +17,7 @@ _SHOWN = ("bpb", "acc_per_char", "acc", "acc_uncond", "choice_prob")
 
 
 class _Weights(NamedTuple):
-    """One set of weights, where its scores go, and its cells of the measurement table."""
+    """One set of weights, the file of its scores, and its cells of the measurement table."""
 
     params: Any
     fingerprint: str
@@ -29,7 +29,7 @@ def add(command: AddCommand) -> None:
     """Adds eval."""
     sub = command(
         "eval", evaluate,
-        "Score tasks by log-likelihood: a model of Hugging Face, or checkpoints of a run.",
+        "Score tasks by log-likelihood, with a Hugging Face model or checkpoints of a run.",
         "ladder eval --hf allenai/OLMo-2-0425-1B --tasks main --tokenizer dolma2 --out evals.csv",
     )  # fmt: skip
     model = sub.add_mutually_exclusive_group(required=True)
@@ -37,30 +37,30 @@ def add(command: AddCommand) -> None:
                        help="an OLMo 2 model: a directory, or org/model[@revision]")  # fmt: skip
     model.add_argument("--checkpoint", metavar="RUN", help="a run's directory")
     sub.add_argument("--tasks", required=True, nargs="+", metavar="LABEL",
-                     help="public labels, main (the paper's eight), or .jsonl files of your "
-                          "own")  # fmt: skip
+                     help="public labels, main (the paper's eight tasks), or your own .jsonl "
+                          "files")  # fmt: skip
     sub.add_argument("--steps", default="last", metavar="STEPS",
-                     help="of a run: last (default), all, or numbers such as "
+                     help="steps of the run: last (default), all, or numbers such as "
                           "100,200")  # fmt: skip
     sub.add_argument("--tokenizer", metavar="NAME",
-                     help="dolma2, or a tokenizer.json (default: its own)")  # fmt: skip
+                     help="dolma2, or a tokenizer.json (default: the model's own)")  # fmt: skip
     sub.add_argument("--limit", type=positive, metavar="N",
-                     help="the first N documents of each task")  # fmt: skip
+                     help="score only the first N documents of each task")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="FILE", help="measurements, .csv")
     sub.add_argument("--store", metavar="FILE",
                      help="scores of each choice, .parquet (default: OUT.scores.parquet, or "
-                          "the run's evals/); what it holds is not scored again")  # fmt: skip
+                          "the run's evals/); tasks in it are not scored again")  # fmt: skip
     sub.add_argument("--dtype", choices=["float32", "bfloat16"],
                      help="default: float32 on CPU, bfloat16 elsewhere")  # fmt: skip
     sub.add_argument("--window", type=positive, metavar="N",
                      help="tokens of context (default: the model's)")  # fmt: skip
     sub.add_argument("--no-unconditional", dest="unconditional", action="store_false",
-                     help="leave out acc_uncond, which takes scores of its own")  # fmt: skip
+                     help="leave out acc_uncond, which needs additional scores")  # fmt: skip
     sub.add_argument("--overlap", metavar="PATH",
-                     help="report which documents stand in this training text")  # fmt: skip
-    sub.add_argument("--name", help="of the run in OUT (default: the model's)")
+                     help="report how many documents occur in this training text")  # fmt: skip
+    sub.add_argument("--name", help="name of the run in OUT (default: the model's)")
     sub.add_argument("--n-tokens", type=float, metavar="D",
-                     help="tokens that an --hf model was trained on, for OUT")  # fmt: skip
+                     help="tokens that the model of --hf was trained on, for OUT")  # fmt: skip
     sub.add_argument("--fsdp", type=positive, default=1, metavar="N",
                      help="devices that split each parameter")  # fmt: skip
     sub.add_argument("--tensor", type=positive, default=1, metavar="N",
@@ -69,7 +69,7 @@ def add(command: AddCommand) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Scores tasks with a model of Hugging Face, or with checkpoints of a run."""
+    """Scores tasks with a Hugging Face model, or with checkpoints of a run."""
     import pandas as pd
 
     from ladder_jax.runtime import compilation
@@ -108,21 +108,21 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def _check_flags(args: argparse.Namespace) -> None:
-    """Checks flags that contradict each other, before anything is read."""
+    """Checks, before anything is read, that flags do not contradict each other."""
     if Path(args.out).suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {args.out}: name a .csv or .parquet file")
     if args.store and (Path(args.store).suffix != ".parquet" or Path(args.store).is_dir()):
         raise InputError(f"--store {args.store}: name a .parquet file")
     if args.store and Path(args.store).resolve() == Path(args.out).resolve():
-        raise InputError(f"--store {args.store}: is --out as well: name another file")
+        raise InputError(f"--store {args.store}: is also --out: name another file")
     if args.hf and args.steps != "last":
-        raise InputError(f"--steps {args.steps}: is of --checkpoint; --hf has one set of weights")
+        raise InputError(f"--steps {args.steps}: needs --checkpoint; a model of --hf has no steps")
     if args.n_tokens is None:
         return
     if args.checkpoint:
-        raise InputError("--n-tokens: is of --hf; a run's config has its own: leave it out")
+        raise InputError("--n-tokens: needs --hf; a run's config says its tokens: leave it out")
     if not 1 <= args.n_tokens <= table.MAX_INTEGER:
-        raise InputError(f"--n-tokens {args.n_tokens:g}: give how many tokens, such as 4e12")
+        raise InputError(f"--n-tokens {args.n_tokens:g}: give a number of tokens, such as 4e12")
 
 
 def _prepare(args: argparse.Namespace, model: Any, own_tokenizer: Path | None) -> list[Any]:
@@ -142,11 +142,11 @@ def _prepare(args: argparse.Namespace, model: Any, own_tokenizer: Path | None) -
     check_vocabulary(tokenizer, model.vocab_size, f"--tokenizer {name}")
     window = args.window or model.seq_len
     if window > model.seq_len:
-        raise InputError(f"--window {window}: the model was made for {model.seq_len} tokens")
+        raise InputError(f"--window {window}: the model's limit is {model.seq_len} tokens")
     labels = [t for label in args.tasks for t in (MAIN_TASKS if label == "main" else [label])]
     tasks = [olmes.load(label, args.limit) for label in olmes.expand(labels)]
     if len({task.name for task in tasks}) < len(tasks):
-        raise InputError("--tasks: two of the tasks have one name: rename a file")
+        raise InputError("--tasks: two tasks have the same name: rename a file")
     bar = tqdm(tasks, desc="tokenising", unit="task", leave=False, disable=None)
     prepared = [scoring.prepare([t], tokenizer, window, args.unconditional) for t in bar]
     for part in prepared:
@@ -160,7 +160,7 @@ def _prepare(args: argparse.Namespace, model: Any, own_tokenizer: Path | None) -
 
 
 def _report_overlap(tasks: Sequence[Any], path: str) -> None:
-    """Prints how many documents of each task stand, by 13 words in a row, in training text."""
+    """Prints how many documents of each task occur, by 13 words in a row, in a training text."""
     from tqdm import tqdm
 
     from ladder_jax.config import DataConfig
@@ -273,7 +273,7 @@ def _run_weights(
 
 
 def _steps(args: argparse.Namespace) -> list[int]:
-    """The steps that --steps names, none twice."""
+    """The steps that --steps gives, without duplicates."""
     from ladder_jax.training import restore
 
     directory = Path(args.checkpoint)
@@ -288,7 +288,7 @@ def _steps(args: argparse.Namespace) -> list[int]:
     steps = list(dict.fromkeys(steps))
     restore.check_steps(directory, steps)
     if args.store and len(steps) > 1:
-        raise InputError(f"--store: holds one step; those of {directory} are kept in its evals")
+        raise InputError("--store: a store holds one step: leave it out, to store into evals/")
     return steps
 
 

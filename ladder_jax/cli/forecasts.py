@@ -27,16 +27,16 @@ def add(command: AddCommand) -> None:
     sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
                          help="shell patterns of run names")  # fmt: skip
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
-                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a run to "
-                              "come")  # fmt: skip
+                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a future "
+                              "run")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                         help="task labels; main: the paper's eight (default)")  # fmt: skip
+                         help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     sub.add_argument("--method", default="bayes", choices=METHODS,
-                         help="bayes (default): tasks pooled, sampled; laplace: the same, quick "
-                              "and rougher; paper: as published")  # fmt: skip
+                         help="bayes (default): tasks pooled, posterior sampled; laplace: the same "
+                              "model, approximated quickly; paper: as published")  # fmt: skip
     sub.add_argument("--feature", choices=FEATURES, 
-                         help="of two steps (default bpb; bayes and laplace: mixed with lm_loss "
-                              "where every run has it)")  # fmt: skip
+                         help="feature between the two steps (default: bpb; bayes and laplace: "
+                              "mixed with lm_loss if every run has it)")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--steps", default="two", choices=["two", "one"])
     sub.add_argument("--level", dest="levels", nargs="+", type=float, action="extend",
@@ -46,10 +46,12 @@ def add(command: AddCommand) -> None:
     sub.add_argument(
         "--new-items",
         action="store_true",
-        help="forecast accuracy on test items drawn afresh (bayes, laplace)",
+        help="forecast accuracy on new test items (bayes, laplace)",
     )
     sub.add_argument(
-        "--figures", metavar="DIR", help="draw both steps, all intervals and distributions here"
+        "--figures",
+        metavar="DIR",
+        help="draw both steps, intervals and distributions here",
     )
     sub.add_argument("--draws", metavar="FILE.nc",
                          help="posterior draws as netCDF (bayes, laplace)")  # fmt: skip
@@ -62,27 +64,27 @@ def add(command: AddCommand) -> None:
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
     sub = command(
-        "score", score, "Hold a locked forecast against what was measured afterwards.",
+        "score", score, "Compare a locked forecast with later measurements.",
         "ladder score --predictions predictions.csv --measurements later.csv --out scored.csv",
     )  # fmt: skip
     sub.add_argument("--predictions", required=True, metavar="FILE",
-                       help="of `ladder predict --lock` or `ladder run`")  # fmt: skip
+                       help="written by `ladder predict --lock` or `ladder run`")  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE",
-                       help="a table that has the targets")  # fmt: skip
+                       help="a table that contains the targets")  # fmt: skip
     sub.add_argument("--lock", metavar="FILE",
-                       help="default: the name of the predictions, ending in .lock")  # fmt: skip
+                       help="default: the predictions' name with the ending .lock")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="FILE",
-                       help="the predictions beside what was measured, .csv")  # fmt: skip
+                       help="the predictions with measured values, .csv")  # fmt: skip
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Fits the training runs, forecasts the targets and, if asked, locks the forecast."""
+    """Fits the training runs, forecasts the targets and, with --lock, locks the forecast."""
     _check_outputs(
         {"the measurements": args.measurements}, {"--out": args.out, "--fits": args.fits}
     )
     if args.chance and args.method not in ("bayes", "laplace"):
-        raise InputError(f"--chance: --method {args.method} uses none; leave it out")
+        raise InputError(f"--chance: --method {args.method} does not use it; leave it out")
     if args.draws and (Path(args.draws).suffix != ".nc" or args.method not in ("bayes", "laplace")):
         raise InputError(f"--draws {args.draws!r} must end in .nc, and needs bayes or laplace")
     known = chances(args.chance, args.tasks)
@@ -133,7 +135,12 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def chances(given: list[str], tasks: list[str]) -> dict[str, float]:
-    """Accuracies of guessing from TASK=P, of tasks that are asked for."""
+    """Task -> accuracy of guessing, read from texts TASK=P.
+
+    Args:
+        given: the texts.
+        tasks: the only tasks that they may name.
+    """
     known = {}
     for text in given:
         task, _, number = text.rpartition("=")
@@ -157,7 +164,7 @@ def _lock(
     out: Path,
     path: Path,
 ) -> None:
-    """Writes predictions and their lock; neither, if a lock stands that says otherwise."""
+    """Writes predictions and their lock; raises if another forecast is locked already."""
     import ladder_jax
     from fitting.evaluation import lock
 
@@ -174,7 +181,7 @@ def _lock(
 
 
 def score(args: argparse.Namespace) -> None:
-    """Holds a locked forecast against what was measured afterwards."""
+    """Compares a locked forecast with later measurements."""
     held = Path(args.lock or Path(args.predictions).with_suffix(".lock"))
     inputs = {
         "the predictions": args.predictions,
@@ -201,7 +208,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def _check_outputs(inputs: Mapping[str, str | Path], outputs: Mapping[str, str | None]) -> None:
-    """Complains of an output that is no CSV, or is an input or another output."""
+    """Raises InputError if an output is no CSV, or is also an input or another output."""
     taken = {Path(path).resolve(): words for words, path in inputs.items()}
     for flag, name in outputs.items():
         if name is None:

@@ -1,4 +1,4 @@
-"""Models of Hugging Face to and from run directories: import-hf, export-hf."""
+"""Conversion of run directories from and to Hugging Face models: import-hf, export-hf."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ladder_jax.cli.parsing import AddCommand
 def add(command: AddCommand) -> None:
     """Adds import-hf and export-hf."""
     sub = command(
-        "import-hf", import_hf, "Make a run directory of an OLMo 2 model of Hugging Face.",
+        "import-hf", import_hf, "Make a run directory from a Hugging Face OLMo 2 model.",
         "ladder import-hf --hf allenai/OLMo-2-0425-1B --n-tokens 4e12 --out run",
     )  # fmt: skip
     sub.add_argument("--hf", required=True, metavar="DIR_OR_NAME")
     sub.add_argument("--n-tokens", required=True, type=float, metavar="D",
-                     help="tokens that it was trained on")  # fmt: skip
+                     help="tokens that the model was trained on")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="RUN")
 
     sub = command(
@@ -29,7 +29,7 @@ def add(command: AddCommand) -> None:
 
 
 def export_hf(args: argparse.Namespace) -> None:
-    """Writes a checkpoint of ours as a directory that transformers loads."""
+    """Writes a checkpoint as a directory that transformers loads."""
     from ladder_jax.models import counts
     from ladder_jax.training import convert
 
@@ -42,13 +42,13 @@ def export_hf(args: argparse.Namespace) -> None:
 
 
 def import_hf(args: argparse.Namespace) -> None:
-    """Makes a run directory of a model of Hugging Face."""
+    """Makes a run directory from a Hugging Face model."""
     from ladder_jax.models import counts
     from ladder_jax.training import convert
 
     made = convert.import_hf(args.hf, args.out, args.n_tokens)
     if made.was_there:
-        print(f"{args.out}: holds {made.run.name} already")
+        print(f"{args.out}: already holds {made.run.name}")
         return
     print(
         f"{args.out}: {made.run.name}, {counts.n_params_total(made.run.model):,} parameters "

@@ -1,4 +1,4 @@
-"""What the command groups share: the parser, and kinds of values."""
+"""Parts that the command groups share: the parser, common flags, and types of values."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Parser(argparse.ArgumentParser):
 
 
 def processes(sub: argparse.ArgumentParser) -> None:
-    """Adds what joins several processes into one run; clusters set it by environment."""
+    """Adds the flags that join several processes into one run; on clusters the environment does."""
     sub.add_argument("--coordinator", metavar="HOST:PORT",
-                     help="of process 0, where several processes share the work and no TPU, GKE, "
-                          "Slurm or MPI environment names it")  # fmt: skip
+                     help="address of process 0; needed if several processes share the work and no "
+                          "TPU, GKE, Slurm or MPI environment says it")  # fmt: skip
     sub.add_argument("--process-count", type=positive, metavar="N")
-    sub.add_argument("--process-id", type=int, metavar="I", help="of this process, from 0")
+    sub.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
 
 
 def add_chance(sub: argparse.ArgumentParser) -> None:
-    """Adds the accuracies of guessing."""
+    """Adds the flag for accuracies of guessing."""
     sub.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",
-                     help="accuracy of guessing, where a label does not tell")  # fmt: skip
+                     help="accuracy of guessing, if a task's label does not say it")  # fmt: skip
 
 
 def positive(text: str) -> int:
@@ -46,11 +46,11 @@ def positive(text: str) -> int:
 
 
 def in_flags(message: str, sub: argparse.ArgumentParser) -> str:
-    """A library's message with the command's flags in place of the names of arguments.
+    """Replaces names of arguments in a library's message by the command's flags.
 
     Args:
         message: names arguments in backquotes: "`train` 'x' matches no run".
-        sub: the command's parser; what it has no flag for stays as it is.
+        sub: the command's parser; names without a flag are kept.
     """
     flags = {a.dest: a.option_strings[-1] for a in sub._actions if a.option_strings}
     return re.sub(r"`([\w.]+)`", lambda m: flags.get(m[1], m[0]), message)

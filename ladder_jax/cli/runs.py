@@ -32,14 +32,14 @@ def add(command: AddCommand) -> None:
     _add_run(command)
 
     sub = command(
-        "status", status, "Show how far the runs of an experiment are.", "ladder status quickstart"
+        "status", status, "Show the progress of an experiment's runs.", "ladder status quickstart"
     )
     sub.add_argument("directory", metavar="DIR", help="what ladder run took as --out")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
     sub = command(
-        "train", train, "Train one run, from wherever it stopped; --key value overrides its "
-        "config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
+        "train", train, "Train one run, from its last checkpoint if there is one; --key value "
+        "overrides its config.", "ladder train quickstart/66K-0.5xC --out run --optim.lr_peak 0.02",
     )  # fmt: skip
     sub.add_argument("config", metavar="RUN",
                      help="EXPERIMENT/RUN, as quickstart/66K-1xC or mine.py/66K-1xC, or a "
@@ -63,21 +63,21 @@ def _add_run(command: AddCommand) -> None:
     sub.add_argument("experiment", help=_EXPERIMENT)
     sub.add_argument("--out", required=True, metavar="DIR")
     sub.add_argument("--no-targets", action="store_true",
-                     help="train and measure the ladder alone")  # fmt: skip
+                     help="train and measure only the ladder")  # fmt: skip
     sub.add_argument("--executor", choices=("local", "ray", "slurm"), default="local",
-                     help="processes of this machine, tasks of a Ray cluster, a Slurm job array "
+                     help="processes of this machine, tasks of a Ray cluster, or a Slurm job array "
                      "(extra: launch)")  # fmt: skip
     sub.add_argument("--workers", type=positive, metavar="N",
-                     help="local: processes (default: one a core, or one on an "
-                     "accelerator)")  # fmt: skip
+                     help="local: processes (default: one per core, or one if there is "
+                     "an accelerator)")  # fmt: skip
     sub.add_argument("--address", default="auto", metavar="HOST:PORT",
-                     help="ray: the cluster (default: the one that this machine is a node "
-                     "of)")  # fmt: skip
+                     help="ray: the cluster (default: the one to which this machine "
+                     "belongs)")  # fmt: skip
     sub.add_argument("--resources", nargs="+", default=[], metavar="[SIZE:]KEY=VALUE",
-                     help="ray: what a run takes: cpu, gpu, memory (bytes), tpu (a slice, as "
-                     "v5p-128), or a resource of the cluster's own (default: cpu=1)")  # fmt: skip
+                     help="ray: resources of a run: cpu, gpu, memory (bytes), tpu (a slice, such "
+                     "as v5p-128), or a custom resource (default: cpu=1)")  # fmt: skip
     sub.add_argument("--slurm", nargs="+", default=[], metavar="[SIZE:]KEY=VALUE",
-                     help="slurm: parameters of sbatch as submitit names them: partition, account, "
+                     help="slurm: parameters of sbatch by submitit's names: partition, account, "
                      "nodes, gpus_per_node, time in minutes (default: a day), ...")  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def init(args: argparse.Namespace) -> None:
     print(
         f"{args.file}: for {written.n_documents:,} documents of {args.text} with "
         f"{written.n_tokens:,} training tokens; tasks from the held-out text: "
-        f"{', '.join(written.tasks) or 'none, it is too short'}"
+        f"{', '.join(written.tasks) or 'no tasks, it is too short'}"
     )
     if written.epochs > 1:
         print(f"note: the target reads the text {written.epochs:.1f} times: give more text")
@@ -123,7 +123,7 @@ def _print_plan(loaded: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains a ladder, locks the forecast of its targets, scores them, compares."""
+    """Trains a ladder, locks the forecast of its targets, scores them, and compares."""
     from ladder_jax.study import Study
 
     study = Study(args.experiment, args.out, args.overrides)
@@ -152,7 +152,7 @@ def _print_measured(study: Any) -> None:
 
 
 def _executor(args: argparse.Namespace, study: Any) -> Any:
-    """The executor that the flags ask for; flags of another executor are an error."""
+    """The executor chosen by the flags; flags of another executor are an error."""
     from ladder_jax import launch
     from ladder_jax.runtime.paths import cache_dir
 
@@ -175,7 +175,7 @@ def _executor(args: argparse.Namespace, study: Any) -> Any:
 
 
 def status(args: argparse.Namespace) -> None:
-    """Prints how far the runs of an experiment are."""
+    """Prints the progress of an experiment's runs."""
     from ladder_jax import launch
 
     out = Path(args.directory)
@@ -193,7 +193,7 @@ def train(args: argparse.Namespace) -> None:
     from ladder_jax.runtime import compilation, preemption
     from ladder_jax.runtime.paths import cache_dir
 
-    preemption.end_when_told()  # until training takes the signal itself
+    preemption.exit_on_sigterm()  # until training handles the signal itself
     compilation.keep(cache_dir())  # before what follows imports JAX
     compilation.hold_memory()
     run = override(_find_run(args.config), args.overrides)

@@ -1,4 +1,4 @@
-"""What the commands print."""
+"""Output of the commands: tables, notes, and problems of the input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN_PROBLEMS = 20
 
 @contextlib.contextmanager
 def by_the_first_process() -> Iterator[None]:
-    """Leaves what the block prints to the first of several processes."""
+    """Lets only the first of several processes print what the block prints."""
     from ladder_jax import parallel
 
     if parallel.is_primary():
@@ -27,7 +27,7 @@ def by_the_first_process() -> Iterator[None]:
 
 
 def predictions(predictions: Any) -> None:
-    """Prints predictions beside what was measured, and their mean errors."""
+    """Prints predictions with measured values, and their mean errors."""
     from fitting.report import report
 
     texts = predictions[predictions["pred"].isna()]
@@ -38,15 +38,15 @@ def predictions(predictions: Any) -> None:
         print(line)
 
 
-def notes(said: Mapping[str, Collection[str]], n_tasks: int) -> None:
-    """Prints what a reader should know: words -> the tasks, of `n_tasks`, that they are true of."""
-    for text, tasks in said.items():
+def notes(texts: Mapping[str, Collection[str]], n_tasks: int) -> None:
+    """Prints notes, given as text -> the tasks (of `n_tasks` in all) for which it holds."""
+    for text, tasks in texts.items():
         every = len(tasks) == n_tasks > 1
         print(f"note: {text}: {'all tasks' if every else ', '.join(tasks)}")
 
 
 def problems(problems: list[Problem], strict: bool) -> None:
-    """Prints bad rows; with `strict`, fails instead of leaving them out."""
+    """Prints bad rows; with `strict`, raises InputError instead of leaving them out."""
     for problem in problems[:_SHOWN_PROBLEMS]:
         print(problem, file=sys.stderr)
     if len(problems) > _SHOWN_PROBLEMS:
@@ -59,7 +59,7 @@ def problems(problems: list[Problem], strict: bool) -> None:
 
 
 def columns(rows: list[list[str]]) -> None:
-    """Prints rows of text in columns, the first to the left and the others to the right."""
+    """Prints rows of text in columns: the first column left-aligned, the others right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         first, *rest = (cell.rjust(w) for cell, w in zip(row, widths, strict=True))

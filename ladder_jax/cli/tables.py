@@ -23,7 +23,7 @@ def add(command: AddCommand) -> None:
     sub.add_argument("--from", dest="source", metavar="DIR", help="copy from a directory")
 
     sub = command(
-        "measure", measure, "Turn runs into one measurement table.",
+        "measure", measure, "Write one measurement table of many runs.",
         "ladder measure --from olmo-ladder --out measurements.csv",
     )  # fmt: skip
     sub.add_argument("--from", dest="source", default="runs",
@@ -62,7 +62,7 @@ def measure(args: argparse.Namespace) -> None:
             "scores": "`ladder eval`",
             "lm-eval": "lm_eval --output_path",
         }
-        raise InputError(f"--runs DIR is needed: where {writer[args.source]} wrote")
+        raise InputError(f"--runs DIR is needed: the output of {writer[args.source]}")
     elif args.source == "lm-eval":
         frame, problems = lm_eval_results.from_lm_eval(args.runs)
     elif args.source == "scores":

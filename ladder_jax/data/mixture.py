@@ -40,7 +40,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InputError(f"`kind` {self.kind!r} is none of {', '.join(KINDS)}")
+            raise InputError(f"`kind` {self.kind!r} is not one of {', '.join(KINDS)}")
         if not self.path:
             raise InputError("`path` is empty: name files or a dataset")
         if not 0 < self.weight < math.inf:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.downloads.verify import has, reject, verified, writing
 from ladder_jax.runtime.paths import cache_dir
 
@@ -38,7 +38,7 @@ SHA256 = {
     "peteish13_eval_final.csv": "8cbdd4c2818b05ff30476a9bd4ecae620da89193ca61183bc2d61e111a9d0059",
     "peteish7_eval_anneal.csv": "0742d6c113aa0f9c789cf9e5745678fc6f30eb9b873a1f98068fc6f6522c85df",
 }  # github.com/allenai/OLMo-ladder, Apache-2.0
-pooch.get_logger().setLevel("WARNING")  # the progress bar says what is fetched
+pooch.get_logger().setLevel("WARNING")  # there is a progress bar instead
 
 
 def olmo_ladder(source: str | Path | None = None) -> Path:
@@ -51,7 +51,7 @@ def olmo_ladder(source: str | Path | None = None) -> Path:
         The directory that holds the verified files.
 
     Raises:
-        InputError: a file is absent, cannot be fetched, or has another checksum.
+        InputError: a file is missing, cannot be fetched, or has another checksum.
     """
     target = cache_dir() / f"olmo-ladder-{COMMIT[:8]}"
     fetch = _fetch if source is None else _copier(Path(source))
@@ -68,10 +68,10 @@ def _fetch(name: str, sha256: str, target: Path) -> None:
     try:
         pooch.retrieve(URL + name, f"sha256:{sha256}", name, target)
     except OSError as e:
-        reason = str(e).splitlines()[0][:120]
+        reason = first_line(e, 120)
         raise InputError(
             f"{URL + name}: cannot be fetched ({reason}); "
-            "with a local copy: ladder download olmo-ladder --from DIR"
+            "if you have a local copy: ladder download olmo-ladder --from DIR"
         ) from None
     except ValueError:  # pooch: the hash differs
         reject(URL + name)

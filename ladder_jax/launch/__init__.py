@@ -1,7 +1,7 @@
 """The grid: independent runs on this machine, on a Ray cluster or under Slurm.
 
-A manifest names the runs by the hash of their configs.  A run is done when its last checkpoint is
-committed and measured; starting again takes up whatever is not, with any executor.
+A manifest lists the runs with the hashes of their configs.  A run is done when its last checkpoint
+is committed and measured; a grid that is started again, with any executor, goes on with the others.
 """
 
 from ladder_jax.launch.executor import Demands, Ended, Executor

@@ -1,7 +1,8 @@
-"""Who was and is at work on a run: `attempts.jsonl`, and signs of life.
+"""The log of the processes that worked on a run (`attempts.jsonl`), and whether one does now.
 
-The process that works on a run appends a row when it begins, keeps the file locked and, since a
-lock may not be seen from another machine, its time fresh.  Whoever started it appends how it ended.
+The process that works on a run appends a row when it begins, and keeps the file locked.  Since
+another machine may not see the lock, it also updates the file's modification time.  Its launcher
+appends how the attempt ended.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from typing import Any
 from ladder_jax.runtime import locks, preemption
 
 FILE = "attempts.jsonl"
-_BEAT_S = 15.0
-_STALE_S = 120.0  # without a beat from another machine, nobody is at work there
+_BEAT_S = 15.0  # between updates of the file's time
+_STALE_S = 120.0  # after this time without an update, the other machine's process is dead
 
 
 @contextlib.contextmanager
 def record(directory: Path) -> Iterator[None]:
-    """Logs that this process works on the run, and shows it until the end of the block.
+    """Logs that this process works on the run, and holds the lock until the end of the block.
 
     Raises:
-        InputError: another process does, or the directory cannot be written.
+        InputError: another process works on it, or the directory cannot be written.
     """
     path, over = directory / FILE, threading.Event()
     with locks.held(path, "another process is at work on it", locks.PATIENCE_S):
@@ -77,7 +78,7 @@ def failure(rows: list[dict[str, Any]]) -> str | None:
 
 
 def this_node() -> str:
-    """The name of this machine, or of the part of it that a launcher calls a node."""
+    """The name of this machine, or the name that the launcher has given to this node."""
     return os.environ.get("LADDER_NODE") or socket.gethostname()
 
 

@@ -1,7 +1,7 @@
-"""A run trained by a child process of a Ray task or a Slurm job, which ends when its parent does.
+"""A run trained by a child process of a Ray task or a Slurm job; the child ends with its parent.
 
-The parent's side is `Child.run`, on whatever machine the launcher chose; `python -m
-ladder_jax.launch.child` is the child's.
+The parent calls `Child.run`, on the machine that the launcher chose; the child runs `python -m
+ladder_jax.launch.child`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from ladder_jax.runtime.paths import cache_dir
 
 OUTPUT = "output.txt"
 _PREFIX = "ladder: "
-_SAVING_S = 600  # a child that is told to end may take so long to save
+_SAVING_S = 600  # time that a child may take to save after a stop request
 
 
 class Cluster(NamedTuple):
-    """How the processes of one run find one another: see `distributed.initialize`."""
+    """Arguments of `distributed.initialize`, by which the processes of one run connect."""
 
     coordinator: str
     process_count: int
@@ -49,11 +49,11 @@ class Child:
         directory: the run's directory.
         config: the file that holds the run's config.
         score: whether the run may be scored.
-        workdir: where relative paths of the config start.
-        environment: variables added to those of the node.
-        one_core: keep it to one thread, as a worker of `Local`: that gives the same bits.
-        cluster: where several processes share the run; None if the environment says so, or one
-            process does all.
+        workdir: the directory to which paths in the config are relative.
+        environment: variables to add to the node's environment.
+        one_core: keep it to one thread, as workers of `Local` are, for results equal to the bit.
+        cluster: how the processes of a shared run connect; None if there is only one process, or if
+            the environment says it.
     """
 
     out: Path
@@ -67,7 +67,7 @@ class Child:
 
     @classmethod
     def of(cls, job: Job, out: Path, one_core: bool = False) -> Child:
-        """The process to start for a job of the manifest in `out`."""
+        """The process of a job, whose run is in the manifest of `out`."""
         out, directory = out.resolve(), job.directory.resolve()
         config = manifest.config_path(out, job.run)
         own = {k: v for k, v in os.environ.items() if k.startswith("LADDER_")}
@@ -76,8 +76,8 @@ class Child:
     def run(self) -> JobResult:
         """Runs the process on this machine to its end.
 
-        SIGTERM and, from Slurm, SIGUSR2 are passed on as SIGTERM: the child saves and ends.  So
-        does an exception that a launcher raises here to cancel.
+        SIGTERM and Slurm's SIGUSR2 are passed on as SIGTERM, so that the child saves and ends; an
+        exception that a launcher raises here to cancel the job does the same.
         """
         if not (self.out / manifest.FILE).is_file():
             where = f"{socket.gethostname()} does not see {self.out / manifest.FILE}"
@@ -94,7 +94,7 @@ class Child:
             "score": self.score,
             "cluster": self.cluster,
         }
-        # -P: no file of the working directory may hide a module of ours.
+        # -P: files of the working directory must not hide our modules.
         command = [sys.executable, "-P", "-m", "ladder_jax.launch.child", json.dumps(work)]
         env = {**os.environ, **self.environment}
         env |= local.one_core(env) if self.one_core else {}
@@ -107,7 +107,7 @@ class Child:
                 stderr=subprocess.STDOUT,
                 env=env,
                 cwd=self.workdir if self.workdir.is_dir() else None,
-                start_new_session=True,  # signals come through us alone
+                start_new_session=True,  # it gets signals only from this process
             )
         with _passed_on(process):
             code = _wait(process)
@@ -121,7 +121,7 @@ def _wait(process: subprocess.Popen) -> int:
     try:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.wait(1)  # in turns, since Ray interrupts between calls alone
+                return process.wait(1)  # short waits: Ray interrupts only between calls
     except BaseException:
         process.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -145,7 +145,7 @@ def _passed_on(process: subprocess.Popen) -> Iterator[None]:
 
 
 def _last_line(path: Path, begin: int) -> str:
-    """What the child said last: its own complaint if there is one."""
+    """The last error message of the child; if there is none, its last line."""
     with open(path, "rb") as file:
         file.seek(begin)
         lines = file.read().decode(errors="replace").splitlines()
@@ -161,7 +161,7 @@ def main(text: str) -> int:
         text: the JSON object that `Child.run` writes.
     """
     work = json.loads(text)
-    preemption.end_when_told()
+    preemption.exit_on_sigterm()
     processes.live_with(work["parent"])
     compilation.keep(cache_dir())
     compilation.hold_memory()

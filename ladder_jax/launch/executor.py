@@ -1,4 +1,4 @@
-"""What the grid asks of whatever computes its runs."""
+"""The interface between the grid and the executors that compute its runs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ladder_jax.launch.job import Job
 
 
 class Ended(NamedTuple):
-    """An attempt at a job that is over.
+    """A finished attempt at a job.
 
     Attributes:
-        job: which.
-        code: exit status: 0, `preemption.EXIT_CODE` (saved, to be started again) or that of a
-            failure; None if its process or machine was lost.
-        reason: of a failure or a loss, one line.
+        job: the job.
+        code: exit status: 0, `preemption.EXIT_CODE` (saved, to be started again) or another number
+            after a failure; None if its process or machine was lost.
+        reason: one line on why it failed or was lost.
     """
 
     job: Job
@@ -28,7 +28,7 @@ class Ended(NamedTuple):
 
 
 class Executor(Protocol):
-    """Where jobs are computed.  Leaving its block kills what still runs."""
+    """Computes jobs.  It is a context manager; leaving its block kills jobs that still run."""
 
     def __enter__(self) -> Executor: ...
 
@@ -37,21 +37,21 @@ class Executor(Protocol):
     ) -> None: ...
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queues jobs; the first are to begin first."""
+        """Queues jobs, to be started in this order."""
         ...
 
     def ended(self, timeout: float) -> list[Ended]:
-        """Attempts that are over and not yet reported; waits for one, `timeout` seconds at most."""
+        """Finished attempts not yet reported; waits at most `timeout` seconds for one."""
         ...
 
     def notify(self) -> None:
-        """Has every job save and end; each is still reported by `ended`."""
+        """Requests every job to save and end; `ended` still reports each of them."""
         ...
 
 
 @dataclass(frozen=True)
 class Demands:
-    """What runs ask of their machines: key -> value, by size; "" stands for all sizes."""
+    """Resources that runs need, as size -> key -> value; the size "" means all sizes."""
 
     by_size: Mapping[str, Mapping[str, str]]
 
@@ -60,7 +60,7 @@ class Demands:
         """Reads `KEY=VALUE` and `SIZE:KEY=VALUE`.
 
         Raises:
-            InputError: a text is neither, or names a size that is none of `sizes`.
+            InputError: a text has neither form, or names a size that is not in `sizes`.
         """
         known, found = set(sizes), {}
         for text in texts:
@@ -70,11 +70,11 @@ class Demands:
                 raise InputError(f"`{field}` {text!r}: write KEY=VALUE or SIZE:KEY=VALUE")
             if size and size not in known:
                 raise InputError(
-                    f"`{field}` {text!r}: no size {size!r}; {', '.join(sorted(known))}"
+                    f"`{field}` {text!r}: no size {size!r}; there are {', '.join(sorted(known))}"
                 )
             found.setdefault(size, {})[key] = value
         return cls(found)
 
     def of(self, run: RunConfig) -> dict[str, str]:
-        """A run's own: those of its size go before those of all."""
+        """The resources of a run: those of its size take precedence over those of all sizes."""
         return {**self.by_size.get("", {}), **self.by_size.get(run.size, {})}

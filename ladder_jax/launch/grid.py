@@ -1,4 +1,4 @@
-"""All runs of a grid through one executor: what is to do, again what was cut off, what failed."""
+"""Computes all runs of a grid with one executor; restarts interrupted runs, reports failures."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from ladder_jax.training.run_directory import check_directory, is_done, is_train
 
 _POLL_S = 0.5
 _PLAIN_REFRESH_S = 30.0
-_LOSSES = 3  # of one run without a step gained: then the fault is the run's, not the machine's
-_ARRIVAL_S = 90.0  # shared file systems may show another machine's files late
+_LOSSES = 3  # of a run without a step gained; more are the run's fault, not the machine's
+_ARRIVAL_S = 90.0  # shared file systems may show files of other machines late
 
 
 def train_all(
@@ -35,7 +35,7 @@ def train_all(
     workers: int,
     withheld: Collection[str] = (),
 ) -> None:
-    """`execute` in `workers` processes of this machine; `cache` holds text made ready."""
+    """`execute` in `workers` processes of this machine; `cache` holds prepared text."""
     with Local(workers, cache) as executor:
         execute(runs, out, executor, withheld)
 
@@ -43,45 +43,45 @@ def train_all(
 def execute(
     runs: Sequence[RunConfig], out: Path, executor: Executor, withheld: Collection[str] = ()
 ) -> None:
-    """Trains and scores all runs that are not done, and shows one live table of them.
+    """Trains and scores all runs that are not done, and shows a live table of them.
 
-    A run that was preempted, or lost its process or machine, is started again; one that fails is
-    not, and the others go on.
+    A run that was preempted, or lost its process or machine, is started again.  A run that fails is
+    not started again; the others go on.
 
     Args:
-        runs: of the grid.
+        runs: the runs of the grid.
         out: the experiment's directory.
-        executor: entered.
+        executor: the executor, inside its `with` block.
         withheld: names of runs that are trained but not scored.
 
     Raises:
-        InputError: a run's directory belongs to another config; or some runs failed, and the
-            others were finished first.
-        Preempted: this process was told to end (SIGTERM); all jobs have saved and ended.
+        InputError: a run's directory belongs to another config; or some runs failed (the
+            others were finished first).
+        Preempted: a stop was requested (SIGTERM); all jobs have saved and ended.
     """
     for run in runs:
         check_directory(run, run_directory(out, run))
     jobs = [Job(run, run_directory(out, run), run.name not in withheld) for run in runs]
-    todo = sorted((job for job in jobs if not _is_there(job)), key=_cost, reverse=True)
+    todo = sorted((job for job in jobs if not _is_finished(job)), key=_cost, reverse=True)
     open_jobs, failures, losses = {job.run.name for job in todo}, {}, _Losses()
-    with _told_to_end() as told, _table(runs, out) as draw:
+    with _stop_requests() as stop, _table(runs, out) as draw:
         executor.submit(todo)
         notified = False
         while open_jobs:
             for end in executor.ended(_POLL_S):
                 end = losses.judge(_checked(end))
                 attempts.end(end.job.directory, end.code, end.reason)
-                if end.code in (None, EXIT_CODE) and not told.is_set():
+                if end.code in (None, EXIT_CODE) and not stop.is_set():
                     executor.submit([end.job])
                     continue
                 open_jobs.discard(end.job.run.name)
                 if end.code not in (None, 0, EXIT_CODE):
                     failures[end.job.run.name] = end.reason
-            if told.is_set() and not notified:
+            if stop.is_set() and not notified:
                 executor.notify()
                 notified = True
             draw(not open_jobs)
-    if told.is_set():
+    if stop.is_set():
         raise Preempted
     if failures:
         name, reason = next(iter(failures.items()))
@@ -90,7 +90,7 @@ def execute(
 
 
 class _Losses:
-    """Losses of each run since it last gained a step; one too many is a failure."""
+    """Counts how often each run was lost since it last gained a step; too often is a failure."""
 
     def __init__(self) -> None:
         self._of: dict[str, tuple[int, int]] = {}
@@ -109,9 +109,9 @@ class _Losses:
 
 
 def _checked(end: Ended) -> Ended:
-    """Waits until what an attempt has finished is seen from here."""
+    """Waits until the files of a finished attempt are visible on this machine."""
     deadline = time.monotonic() + _ARRIVAL_S
-    while end.code == 0 and not _is_there(end.job):
+    while end.code == 0 and not _is_finished(end.job):
         if time.monotonic() > deadline:
             reason = f"ended, but {end.job.directory} is not finished: is it on a shared disk?"
             return Ended(end.job, 1, reason)
@@ -119,7 +119,7 @@ def _checked(end: Ended) -> Ended:
     return end
 
 
-def _is_there(job: Job) -> bool:
+def _is_finished(job: Job) -> bool:
     return (is_done if job.score else is_trained)(job.run, job.directory)
 
 
@@ -128,22 +128,22 @@ def _cost(job: Job) -> int:
 
 
 @contextlib.contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
-    """An event that SIGTERM sets, where signals can be taken up."""
-    told = threading.Event()
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGTERM sets; in the main thread only, since others receive no signals."""
+    stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield told
+        yield stop
         return
-    before = signal.signal(signal.SIGTERM, lambda number, frame: told.set())
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     try:
-        yield told
+        yield stop
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager
 def _table(runs: Sequence[RunConfig], out: Path) -> Iterator[Callable[[bool], None]]:
-    """A function that redraws the table; on a plain stream it prints now and then, and last."""
+    """A function that redraws the table; without a terminal it prints every 30 s and last."""
     with rich.live.Live(console=status.console(), auto_refresh=False) as live:
         every = 2 * _POLL_S if live.console.is_terminal else _PLAIN_REFRESH_S
         drawn = -every

@@ -11,7 +11,7 @@ from ladder_jax.runtime.preemption import EXIT_CODE, Preempted
 
 
 class Job(NamedTuple):
-    """One run to bring to its end; `score` says whether it may be scored."""
+    """One run to train to its end; `score` says whether it may be scored."""
 
     run: RunConfig
     directory: Path
@@ -19,12 +19,12 @@ class Job(NamedTuple):
 
 
 class JobResult(NamedTuple):
-    """How one attempt ended.
+    """The result of one attempt.
 
     Attributes:
-        code: exit status: 0, `preemption.EXIT_CODE` (saved, to be started again) or that of a
-            failure; None if the process or its machine was lost.
-        reason: of a failure or a loss, one line.
+        code: exit status: 0, `preemption.EXIT_CODE` (saved, to be started again) or another number
+            after a failure; None if the process or its machine was lost.
+        reason: one line on why it failed or was lost.
     """
 
     code: int | None
@@ -41,7 +41,7 @@ def train_job(job: Job, cache: Path) -> None:
 
 
 def attempt(job: Job, cache: Path) -> JobResult:
-    """`train_job`, with its exceptions as an exit status and a reason."""
+    """Calls `train_job` and returns its exceptions as an exit status and a reason."""
     try:
         train_job(job, cache)
     except Preempted:

@@ -1,7 +1,7 @@
-"""Runs in worker processes of this machine: one core and one thread each, warm between runs.
+"""Runs in worker processes of this machine: one core and one thread each, reused between runs.
 
-Unlike a `ProcessPoolExecutor`, one worker's death costs its own run alone, and a worker that is
-told to end may save first.
+Unlike in a `ProcessPoolExecutor`, a worker that dies loses only its own run, and a worker saves
+before it ends when a stop is requested.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEAVE_S = 5.0
 
 
 def default_workers() -> int:
-    """One a CPU core; one in all where an accelerator would have to be shared."""
+    """One worker per CPU core; only one if there is an accelerator, which they would share."""
     accelerators = [*glob.glob("/dev/accel[0-9]*"), *glob.glob("/dev/nvidia[0-9]*")]
     if accelerators and os.environ.get("JAX_PLATFORMS") != "cpu":
         return 1
@@ -36,17 +36,17 @@ def default_workers() -> int:
 
 
 class Local:
-    """See `executor.Executor`.
+    """Executor with worker processes on this machine; see `executor.Executor`.
 
     Args:
-        workers: processes.
-        cache: of tokenizers, packed text and compiled code.
+        workers: number of processes.
+        cache: directory of tokenizers, packed text and compiled code.
     """
 
     def __init__(self, workers: int, cache: Path) -> None:
         self._cache = cache
         self._queue: deque[Job] = deque()
-        self._told: list[Ended] = []  # of the queue, when all are told to end
+        self._cancelled: list[Ended] = []  # queued jobs, after a stop request
         self._workers: list[_Worker | None] = [None] * workers
 
     def __enter__(self) -> Local:
@@ -56,7 +56,7 @@ class Local:
         self._queue.clear()
         workers = [worker for worker in self._workers if worker is not None]
         for worker in workers:
-            worker.pipe.close()  # an idle one ends by itself, and cleans up
+            worker.pipe.close()  # an idle worker then ends by itself, and cleans up
             if worker.job is not None:
                 worker.process.kill()
         for worker in workers:
@@ -70,9 +70,9 @@ class Local:
         self._fill()
 
     def ended(self, timeout: float) -> list[Ended]:
-        if self._told:
-            told, self._told = self._told, []
-            return told
+        if self._cancelled:
+            cancelled, self._cancelled = self._cancelled, []
+            return cancelled
         busy = {w.pipe: i for i, w in enumerate(self._workers) if w is not None and w.job}
         found = []
         for pipe in multiprocessing.connection.wait(busy, timeout) if busy else ():
@@ -81,14 +81,14 @@ class Local:
         return found
 
     def notify(self) -> None:
-        self._told += [Ended(job, EXIT_CODE) for job in self._queue]
+        self._cancelled += [Ended(job, EXIT_CODE) for job in self._queue]
         self._queue.clear()
         for worker in filter(None, self._workers):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(worker.process.pid, signal.SIGTERM)  # type: ignore[arg-type]
 
     def _take(self, i: int) -> Ended:
-        """What worker `i` says of its job; one that died, or was told to end, says no more."""
+        """The attempt that worker `i` has finished; drops the worker if it died or was stopped."""
         worker = self._workers[i]
         assert worker is not None
         assert worker.job is not None
@@ -109,7 +109,7 @@ class Local:
             if not self._queue:
                 return
             if worker is not None and not worker.job and not worker.process.is_alive():
-                worker = None  # told to end while it was idle
+                worker = None  # it was stopped while idle
             if worker is None:
                 worker = self._workers[i] = _Worker(i, self._cache)
             if worker.job is None:
@@ -117,25 +117,25 @@ class Local:
 
 
 class _Worker:
-    """A process, the pipe to it, and what it is at."""
+    """A worker process, the pipe to it, and its present job."""
 
     def __init__(self, core: int, cache: Path) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        arguments = (theirs, core, os.getpid(), cache)
+        self.pipe, other = context.Pipe()
+        arguments = (other, core, os.getpid(), cache)
         self.process = context.Process(target=_serve, args=arguments)
         self.process.start()
-        theirs.close()
+        other.close()
         self.job: Job | None = None
 
     def give(self, job: Job) -> None:
         self.job = job
-        with contextlib.suppress(OSError):  # it has just died: `recv` says so
+        with contextlib.suppress(OSError):  # it has just died: `recv` will notice
             self.pipe.send(job)
 
 
 def one_core(environment: Mapping[str, str]) -> dict[str, str]:
-    """What keeps a process to one thread, and to the memory it has, added to its environment."""
+    """Environment variables that keep a process to one thread."""
     flags = f"{environment.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     return {
         "XLA_FLAGS": flags.strip(),
@@ -145,12 +145,12 @@ def one_core(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _serve(pipe: Any, core: int, parent: int, cache: Path) -> None:
-    """A worker's life: one job after the other."""
+    """The main loop of a worker: one job after the other."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
-    preemption.end_when_told()
+    preemption.exit_on_sigterm()
     processes.live_with(parent)
     compilation.hold_memory()
-    compilation.keep(cache)  # what one worker has compiled the next need not
+    compilation.keep(cache)  # so that workers share compiled code
     if hasattr(os, "sched_setaffinity"):
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[core % len(allowed)]})

@@ -1,4 +1,4 @@
-"""An experiment's directory: which runs it holds, and who is at work in it."""
+"""An experiment's directory: the manifest of its runs, and the lock of the process that uses it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ FILE = "manifest.json"
 
 
 def run_directory(out: Path, run: RunConfig) -> Path:
-    """Where a run of the grid lives."""
+    """The directory of a run of the grid."""
     return out / "runs" / run.name
 
 
 def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dict[str, Any]:
     """Writes `manifest.json`, or checks that the directory belongs to this experiment.
 
-    An experiment may grow: runs that are new are added to the manifest, those that are there stay.
-    The runs' configs are written beside it, from where any machine may start them.
+    An experiment may grow: new runs are added to the manifest, existing ones are kept.  The configs
+    of the runs are written beside it, so that any machine can start them.
 
     Returns:
         The manifest: `experiment`, and `runs`, name -> hash of its config.
@@ -54,7 +54,7 @@ def new_runs(runs: Sequence[RunConfig], out: Path) -> list[str]:
 
 
 def _check_grown(held: Any, manifest: dict[str, Any], runs: Sequence[RunConfig], out: Path) -> None:
-    """Checks that a manifest holds no more than the experiment does, and no other config."""
+    """Checks that the experiment has every run of an existing manifest, with the same config."""
     advice = "use another `out`"
     if not isinstance(held, dict) or held.get("experiment") != manifest["experiment"]:
         name = held.get("experiment") if isinstance(held, dict) else None
@@ -70,7 +70,7 @@ def _check_grown(held: Any, manifest: dict[str, Any], runs: Sequence[RunConfig],
         if held["runs"].get(run.name, manifest["runs"][run.name]) == manifest["runs"][run.name]:
             continue
         found = difference(load_json(RunConfig, stored), run)
-        if found is not None:  # else a version of before gave the same config another hash
+        if found is not None:  # else only the hash differs: an older version computed it
             raise InputError(
                 f"{out} belongs to another config ({found.key} of run {run.name!r} is "
                 f"{found.there!r} there, {found.here!r} here): {advice}"
@@ -78,21 +78,21 @@ def _check_grown(held: Any, manifest: dict[str, Any], runs: Sequence[RunConfig],
 
 
 def config_path(out: Path, run: RunConfig) -> Path:
-    """Where a run's config is kept for those who start it."""
+    """The file of a run's config, from which any machine can start it."""
     return out / "configs" / f"{run.name}.json"
 
 
 def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
-    """The experiment of a directory, and its runs.
+    """The name of a directory's experiment, and its runs.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the directory has no manifest, or it is damaged.
     """
     if not (out / FILE).is_file():
         raise InputError(f"{out}: holds no experiment ({FILE} is not there); ladder run writes it")
     manifest = read_json(out / FILE)
     if not isinstance(manifest, dict) or not {"experiment", "runs"} <= set(manifest):
-        raise InputError(f"{out / FILE}: is no manifest; remove it to have it made again")
+        raise InputError(f"{out / FILE}: is no manifest; remove it, and ladder run writes it again")
     paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]
     return manifest["experiment"], [load_json(RunConfig, path) for path in paths]
 
@@ -104,10 +104,10 @@ def _write(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def held(out: Path) -> Iterator[None]:
-    """Keeps a second `ladder run` out of the directory.
+    """Locks the directory, so that no second `ladder run` uses it.
 
     Raises:
-        InputError: there is one, or the directory cannot be written.
+        InputError: another process has locked it, or the directory cannot be written.
     """
     taken = f"another ladder run is at work there; ladder status {out} shows it"
     with locks.held(out / locks.FILE, taken):

@@ -1,6 +1,6 @@
-"""Runs as tasks of a Ray cluster, each with the CPUs, GPUs or TPU slice that it asks for.
+"""Runs as tasks of a Ray cluster, each with the CPUs, GPUs or TPU slice that it needs.
 
-A TPU slice of several hosts takes one process a host.  Ray marks the first host of a slice with
+A TPU slice of several hosts takes one process per host.  Ray marks the first host of a slice with
 the resource `TPU-<type>-head`, and all of them with labels of the slice and of their place in it.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.launch.child import Child, Cluster
 from ladder_jax.launch.executor import Demands, Ended
 from ladder_jax.launch.job import Job, JobResult
@@ -28,21 +28,21 @@ _HEALTH_S = 60.0
 _WORKER_ID = "ray.io/tpu-worker-id"
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it announces a change of its defaults
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else Ray warns about a change of its defaults
 }
 
 
 class Ray:
-    """See `executor.Executor`.
+    """Executor on a Ray cluster; see `executor.Executor`.
 
     Args:
         out: the experiment's directory, on a disk that all nodes share.
-        address: of the cluster: `auto` (this machine is one of its nodes) or `HOST:PORT`.
+        address: address of the cluster: `auto` (this machine is one of its nodes) or `HOST:PORT`.
         demands: `cpu`, `gpu`, `memory` (bytes), `tpu` (a slice, as `v5p-128`) and custom resources;
-            without any, a run takes one CPU.
+            by default a run takes one CPU.
 
     Raises:
-        InputError: ray is not installed, or an amount is no number.
+        InputError: Ray is not installed, or an amount is no number.
     """
 
     def __init__(self, out: Path, address: str = "auto", demands: Demands | None = None) -> None:
@@ -51,7 +51,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise InputError("--executor ray needs ray: pip install 'ladder_jax[launch]'") from None
+            raise InputError("Ray is not installed: pip install 'ladder_jax[launch]'") from None
         self._ray: Any = ray
         self._out, self._address = out, address
         self._demands = demands or Demands({})
@@ -67,7 +67,7 @@ class Ray:
 
     def __exit__(self, *raised: object) -> None:
         for ref in self._jobs:
-            self._ray.cancel(ref, force=True)  # its child sees the task's process end
+            self._ray.cancel(ref, force=True)  # the child ends with the task's process
         if self._own:
             self._ray.shutdown()
 
@@ -77,23 +77,23 @@ class Ray:
             wanted = self._demands.of(job.run)
             options = _options(wanted)
             if not any(_fits(options, has) for has in nodes):
-                asked = " ".join(f"{k}={v}" for k, v in wanted.items())
-                print(f"{job.run.name}: no node of the cluster has {asked}; it waits for one")
+                needed = " ".join(f"{k}={v}" for k, v in wanted.items())
+                print(f"{job.run.name}: no node of the cluster has {needed}; it waits for one")
             child = Child.of(job, self._out, one_core=options == {"num_cpus": 1.0})
             task = _on_slice if "tpu" in wanted else _on_node
-            # What is lost comes back to the grid, which knows whether a run gets anywhere.
+            # No retries by Ray: the grid restarts lost runs, and knows whether they make progress.
             ref = self._ray.remote(max_retries=0, **options)(task).remote(child)
             self._jobs[ref] = job
 
     def ended(self, timeout: float) -> list[Ended]:
         ready, _ = self._ray.wait(list(self._jobs), timeout=timeout)
-        return [Ended(self._jobs.pop(ref), *self._outcome(ref)) for ref in ready]
+        return [Ended(self._jobs.pop(ref), *self._result(ref)) for ref in ready]
 
     def notify(self) -> None:
         for ref in self._jobs:
             self._ray.cancel(ref)
 
-    def _outcome(self, ref: Any) -> JobResult:
+    def _result(self, ref: Any) -> JobResult:
         errors = self._ray.exceptions
         try:
             return self._ray.get(ref)
@@ -101,44 +101,44 @@ class Ray:
             return JobResult(EXIT_CODE)
         except errors.RayTaskError as e:
             return JobResult(1, str(e).strip().splitlines()[-1][:500])
-        except errors.RayError as e:  # of its worker, its node, or the way there
+        except errors.RayError as e:  # its worker, its node or the connection was lost
             return JobResult(None, f"{type(e).__name__} in Ray")
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Joins a cluster, quietly.
+    """Connects to a cluster, without output of Ray.
 
     Raises:
-        InputError: nobody answers, or it is a cluster of other versions.
+        InputError: nothing answers, or the cluster has other versions of Ray or Python.
     """
     known = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     host, _, port = known.rpartition(":")
     if known and not (host and port.isdecimal()):
-        raise InputError(f"--address {known!r}: write auto or HOST:PORT")
+        raise InputError(f"`address` {known!r}: write auto or HOST:PORT")
     if known:
         try:
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         except OSError as e:
             raise InputError(f"no Ray cluster answers at {known} ({e.strerror or e})") from None
         _check_health(known)
-    # Ray prints the log of a node that died, whatever `log_to_driver` says.
+    # Ray prints the log of a node that died even if `log_to_driver` is false.
     ray._private.worker.print_to_stdstream = lambda *args, **kwargs: None
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except (ConnectionError, RuntimeError, ValueError) as e:
-        said = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+        reason = first_line(e, 200)
         raise InputError(
-            f"no Ray cluster at --address {address} ({said}); start one with ray start --head"
+            f"no Ray cluster at `address` {address} ({reason}); start one with ray start --head"
         ) from None
 
 
 def _check_health(address: str) -> None:
-    """Complains of what listens there and is no Ray: `ray.init` would wait for minutes."""
-    ask = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    """Raises InputError if no Ray cluster listens there: `ray.init` would wait for minutes."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        subprocess.run(ask, check=True, capture_output=True, timeout=_HEALTH_S)
+        subprocess.run(command, check=True, capture_output=True, timeout=_HEALTH_S)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        raise InputError(f"what listens at {address} is no Ray cluster in good health") from None
+        raise InputError(f"what listens at {address} is not a healthy Ray cluster") from None
 
 
 def _options(wanted: dict[str, str] | Any) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _options(wanted: dict[str, str] | Any) -> dict[str, Any]:
         try:
             amount = float(text)
         except ValueError:
-            raise InputError(f"--resources {kind}={text}: write a number") from None
+            raise InputError(f"`resources` {kind}={text}: write a number") from None
         if kind in ("cpu", "gpu"):
             options[f"num_{kind}s"] = amount
         elif kind == "memory":
@@ -163,14 +163,14 @@ def _options(wanted: dict[str, str] | Any) -> dict[str, Any]:
 
 
 def _fits(options: dict[str, Any], node: dict[str, float]) -> bool:
-    """Whether a node has in all what a task asks for."""
+    """Whether a node has, when idle, the resources that a task needs."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    asked = {names[k]: v for k, v in options.items() if k in names} | options.get("resources", {})
-    return all(node.get(kind, 0) >= amount for kind, amount in asked.items())
+    needed = {names[k]: v for k, v in options.items() if k in names} | options.get("resources", {})
+    return all(node.get(kind, 0) >= amount for kind, amount in needed.items())
 
 
 def _on_node(child: Child) -> JobResult:
-    """The task of a run of one process."""
+    """The Ray task of a run with one process."""
     import ray
 
     node = ray.get_runtime_context().get_node_id()
@@ -179,7 +179,7 @@ def _on_node(child: Child) -> JobResult:
 
 
 def _on_slice(child: Child) -> JobResult:
-    """The task of a run on a TPU slice: on its first host, it starts a process on every host."""
+    """The Ray task of a run on a TPU slice: on the first host, it starts a process on each."""
     import ray
     from ray.util import tpu
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -201,25 +201,25 @@ def _on_slice(child: Child) -> JobResult:
 
 
 def _together(refs: list[Any]) -> JobResult:
-    """The outcome of processes that end together: when one is lost or fails, the others must."""
+    """The result of processes that share a run: if one fails or is lost, all are stopped."""
     import ray
     from ray.exceptions import RayError
 
-    outcomes, left = [], list(refs)
+    results, left = [], list(refs)
     try:
         while left:
             (ref,), left = ray.wait(left)
-            outcomes.append(ray.get(ref))
-            if outcomes[-1].code != 0:
+            results.append(ray.get(ref))
+            if results[-1].code != 0:
                 break
     except RayError as e:
-        outcomes.append(JobResult(None, f"a host of its slice: {type(e).__name__}"))
-    finally:  # cancelled itself, too: its processes save first
+        results.append(JobResult(None, f"a host of its slice: {type(e).__name__}"))
+    finally:  # also when this task is cancelled: its processes save first
         with contextlib.suppress(RayError):
             for ref in refs:
                 ray.cancel(ref)
             ray.wait(refs, num_returns=len(refs))
-    return outcomes[-1]
+    return results[-1]
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""How far the runs of a grid are, from what stands in their directories."""
+"""The progress of the runs of a grid, read from their directories."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ _OPTIONAL = {"MFU": "mfu", "on": "node"}  # columns that are left out where no r
 
 
 def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
-    """How far a run is: state, step, loss, tokens/s, MFU, epochs and ETA where known.
+    """The progress of a run: state, step, loss, tokens/s, MFU, epochs and ETA where known.
 
-    `state` is `waiting`, `running`, `interrupted` (nobody works on it any more), `to score`,
-    `failed` (`reason` says why) or `done`; `node` is where it was last worked on, if elsewhere.
+    `state` is `waiting`, `running`, `interrupted` (no process works on it any more), `to score`,
+    `failed` (`reason` says why) or `done`; `node` is the machine of its last attempt.
     """
     rows, last = attempts.read(directory), _last_row(directory)
     state = _state(run, directory, rows, last)
     left = (run.n_steps - last.get("step", 0)) * run.batch_tokens
-    rate = last.get("tokens_per_s")
+    speed = last.get("tokens_per_s")
     begun = [row for row in rows if "began" in row]
     return {
         "run": run.name,
@@ -57,17 +57,17 @@ def progress(run: RunConfig, directory: Path) -> dict[str, Any]:
         "n_steps": run.n_steps,
         "loss": last.get("loss"),
         "epoch": last.get("epoch"),
-        "tokens_per_s": rate,
+        "tokens_per_s": speed,
         "mfu": last.get("mfu"),
         "cpu_s": last.get("cpu_s"),
-        "eta_s": left / rate if rate and state == "running" else None,
+        "eta_s": left / speed if speed and state == "running" else None,
         "node": begun[-1].get("node") if begun else None,
         "reason": attempts.failure(rows) if state == "failed" else None,
     }
 
 
 def console() -> rich.console.Console:
-    """Where tables go; of a stream that is no terminal, lines may be longer than 80 characters."""
+    """The console for tables; lines may exceed 80 characters if output is no terminal."""
     made = rich.console.Console()
     return made if made.is_terminal else rich.console.Console(width=_PLAIN_WIDTH)
 
@@ -78,7 +78,7 @@ def last_step(directory: Path) -> int:
 
 
 def status_table(runs: Sequence[RunConfig], out: Path) -> rich.console.Group:
-    """The grid as a table, and below it why runs failed."""
+    """A table of the grid, and below it the reasons of failed runs."""
     all_of = [progress(run, run_directory(out, run)) for run in runs]
     here = attempts.this_node()
     for p in all_of:
@@ -111,7 +111,7 @@ def _state(
 
 
 def _last_row(directory: Path) -> dict[str, Any]:
-    """The last whole line of a run's log, from its end alone: logs of long runs are long."""
+    """The last complete row of a run's log; reads only the end of the file, which may be long."""
     path = directory / metrics_log.METRICS_FILE
     if not path.is_file():
         return {}

@@ -1,1 +1,1 @@
-"""Measurement tables made from runs of ours and of others."""
+"""Measurement tables made from our own runs and from results of other projects."""

@@ -2,10 +2,10 @@
 
 Results hold accuracies, but neither metadata nor bits per byte of choices.  Metadata comes from a
 `runs.csv` in the same directory, never from names.  Bits per byte come from the log of documents
-(`lm_eval --log_samples`) where it lies beside the results; without it, forecast in one step
+(`lm_eval --log_samples`) if it is beside the results; without it, forecast in one step
 (`ladder predict --steps one --method bootstrap`).
 
-Prompts are the harness's own, hence labels of their own: `arc_easy_lmeval_5shot`.
+The harness has its own prompts, so its tasks have their own labels: `arc_easy_lmeval_5shot`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ METADATA = (
     "run", "size", "multiple", "seed", "step", "n_params", "n_params_total", "n_tokens", "flops",
     "lr", "lr_peak",
 )  # fmt: skip
-HEADER = ("file", *METADATA)  # of runs.csv; file and run are required
+HEADER = ("file", *METADATA)  # columns of runs.csv; file and run are required
 _METRICS = {
     "acc": "acc",
     "acc_norm": "acc_per_char",
@@ -46,7 +46,7 @@ _METRICS = {
     "acc_mutual_info": "acc_uncond",
     "bits_per_byte": "lm_bpb",
 }
-# With no delimiter between prompt and choice, a choice brings its space itself and it is counted.
+# With no delimiter between prompt and choice, the choice begins with its space, which is counted.
 _METRICS_UNDELIMITED = {
     "acc": "acc",
     "acc_norm": "acc_per_char_with_space",
@@ -58,14 +58,14 @@ def from_lm_eval(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
     """Imports results of lm-evaluation-harness 0.4 and later.
 
     Args:
-        directory: holds results at any depth (`results*.json`, or as `runs.csv` names them), and
-            `runs.csv`: a row a results file, with columns `HEADER`, of which all but `file`
+        directory: holds results at any depth (`results*.json`, or files that `runs.csv` names), and
+            `runs.csv`: one row per results file, with columns `HEADER`.  All columns but `file`
             (relative to the directory) and `run` may be missing or empty.
 
     Returns:
-        The measurement table, and a problem for each file, row or cell set aside.  A task of
-        choices whose documents were logged has every metric of `ladder_jax.eval.metrics` that
-        needs no tokenizer; a group of tasks has accuracies alone.
+        The measurement table, and a problem for each file, row or cell left out.  A multiple-choice
+        task with a log of its documents has every metric of `ladder_jax.eval.metrics` that needs
+        no tokenizer; a group of tasks has only accuracies.
 
     Raises:
         InputError: there are no results or no `runs.csv`, or nothing in them can be used.
@@ -92,9 +92,9 @@ def from_lm_eval(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
     problems += [Problem(str(path), None, unlisted) for path in found.values()]
     if not rows:
         fail_if(problems, strict=True)
-    frame, twice = _once(pd.DataFrame(rows))
+    frame, duplicates = _unique(pd.DataFrame(rows))
     frame = frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
-    return frame.loc[:, list(COLUMNS)], problems + twice
+    return frame.loc[:, list(COLUMNS)], problems + duplicates
 
 
 def _read_index(directory: Path) -> tuple[pd.DataFrame, list[Problem]]:
@@ -116,20 +116,20 @@ def _read_index(directory: Path) -> tuple[pd.DataFrame, list[Problem]]:
             wrong.setdefault(line, f"{column} is {raw.at[line, column]!r}: write a number")
     rows["file"] = [directory / name for name in raw["file"]]
     for line in rows.index[[not file.is_file() for file in rows["file"]]]:
-        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} is not there: mend its path")
+        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} does not exist: correct its path")
     for line in rows.index[rows["file"].map(os.path.abspath).duplicated()]:
-        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} stands twice: remove one row")
+        wrong.setdefault(line, f"file {raw.at[line, 'file']!r} is listed twice: remove one row")
     rows = rows.drop(index=list(wrong))
     task = raw.loc[rows.index, "file"]
     as_table = rows.assign(task=task, metric="acc", value=0.0, n_examples=np.nan)
-    for problem in [] if rows.empty else validate(as_table):  # what would spoil the table
+    for problem in [] if rows.empty else validate(as_table):  # values that the table does not allow
         wrong[rows.index[(problem.row or 2) - 2]] = problem.message
     problems += [Problem(str(path), int(line), wrong[line]) for line in sorted(wrong)]
     return rows.drop(index=rows.index.intersection(list(wrong))), problems
 
 
-def _once(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
-    """The first of cells that stand for the same measurement, and a problem for each later file."""
+def _unique(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+    """The first of several cells of one measurement, and a problem for each later file."""
     when = frame["step"].where(frame["step"].notna(), frame["n_tokens"])
     keys = [frame["run"], when, frame["task"], frame["metric"]]
     first = frame["file"].groupby(keys, dropna=False).transform("first")
@@ -144,13 +144,13 @@ def _once(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
-    """(task, metric, value, n_examples) of one results file and of the logs beside it."""
+    """Cells (task, metric, value, n_examples) of a results file and of the logs beside it."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         return [], [Problem(str(path), None, f"cannot be read: {e.strerror}")]
     except ValueError as e:
-        return [], [Problem(str(path), None, f"is no whole JSON ({e}): copy it again")]
+        return [], [Problem(str(path), None, f"is not complete JSON ({e}): copy it again")]
     if not isinstance(content, dict) or not _part(content, "results"):
         return [], [Problem(str(path), None, "holds no 'results': did lm_eval write it?")]
     cells, problems = [], []
@@ -166,19 +166,19 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
                 problems.append(Problem(str(log), None, str(e)))
         shots = _shots(content, name)
         if shots is None and values:
-            text = f"'n-shot' has no one number for {name!r}, and its label needs it: write it"
+            text = f"'n-shot' has no single number for {name!r}, which its label needs: add it"
             problems.append(Problem(str(path), None, text))
             continue
         cell = {"task": f"{name.strip()}_lmeval_{shots}shot", "n_examples": n_examples}
         cells += [cell | {"metric": metric, "value": value} for metric, value in values.items()]
     if not cells and not problems:
-        text = f"holds none of {', '.join(_METRICS)}: leave it out of {INDEX}"
+        text = f"has no metric of {', '.join(_METRICS)}: leave it out of {INDEX}"
         problems.append(Problem(str(path), None, text))
     return cells, problems
 
 
 def _values(content: dict[str, Any], name: str) -> tuple[dict[str, float], list[str]]:
-    """Our metric -> value of one task or group, and what is wrong with the others."""
+    """Our metric -> value of one task or group, and a message for each bad value."""
     configs = _part(content, "configs")
     undelimited = any(
         _part(configs, leaf).get("target_delimiter") == "" for leaf in _leaves(content, name)
@@ -187,7 +187,7 @@ def _values(content: dict[str, Any], name: str) -> tuple[dict[str, float], list[
     values, bad = {}, []
     for key, value in _part(content["results"], name).items():
         metric, _, chosen = key.partition(",")
-        if metric not in ours or chosen != "none":  # other filters extract answers from texts
+        if metric not in ours or chosen != "none":  # others read generated texts
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             bad.append(f"{key!r} is {value!r}: write a number")
@@ -204,7 +204,7 @@ def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def _leaves(content: dict[str, Any], name: str) -> list[str]:
-    """The tasks of a group; a task is its own."""
+    """The tasks of a group, at any depth; for a task, the task itself."""
     children = _part(content, "group_subtasks").get(name) or []
     return [leaf for child in children for leaf in _leaves(content, child)] or [name]
 
@@ -213,12 +213,12 @@ def _shots(content: dict[str, Any], name: str) -> int | None:
     """Examples in the prompt; None if unknown, or if the tasks of a group differ."""
     known = _part(content, "n-shot")
     shots = [known.get(n) for n in ([name] if name in known else _leaves(content, name))]
-    alike = type(shots[0]) is int and all(n == shots[0] for n in shots)
-    return shots[0] if alike else None
+    equal = type(shots[0]) is int and all(n == shots[0] for n in shots)
+    return shots[0] if equal else None
 
 
 def _n_examples(content: dict[str, Any], name: str) -> float:
-    """Documents measured, over all tasks of a group; NaN if unknown."""
+    """Number of measured documents, summed over the tasks of a group; NaN if unknown."""
     known = _part(content, "n-samples")
     counts = [_part(known, leaf).get("effective") for leaf in _leaves(content, name)]
     whole = [n for n in counts if isinstance(n, int)]
@@ -226,22 +226,22 @@ def _n_examples(content: dict[str, Any], name: str) -> float:
 
 
 def _scores_choices(content: dict[str, Any], name: str) -> bool:
-    """Whether a task compares choices, by the harness's own rule and not by code of its own."""
+    """Whether a task compares choices by the harness's rule, not by its own code."""
     config = _part(_part(content, "configs"), name)
     own = config.get("process_results") is not None
     return config.get("output_type") == "multiple_choice" and not own
 
 
 def _of_log(path: Path, n_examples: float) -> dict[str, float]:
-    """Metrics of one task from the log of its documents, by our own definitions.
+    """Metrics of one task from the log of its documents, by our definitions.
 
     Args:
-        path: JSON lines, a document each, with the log-likelihood of every choice in nats.
-        n_examples: documents that the results count; NaN if they do not say.
+        path: JSON lines, one document per line, with the log-likelihood of every choice in nats.
+        n_examples: number of documents in the results; NaN if unknown.
 
     Returns:
-        Metric -> value; nothing for a task that varies the prompt and not the choice (Winogrande),
-        or whose log does not tell the right choice.
+        Metric -> value; empty for a task that varies the prompt instead of the choice (Winogrande),
+        or whose log does not say which choice is right.
 
     Raises:
         InputError: the log is damaged or cut, or contradicts the accuracies that it holds.
@@ -265,28 +265,28 @@ def _of_log(path: Path, n_examples: float) -> dict[str, float]:
     if frame.empty or frame.groupby("doc").size().min() < 2:
         return {}
     best = frame.groupby("doc")["loglik"].idxmax()
-    told = [r for r in ("numbered", "spelled") if (frame.groupby("doc")[r].sum() == 1).all()]
-    for reading in told:
+    readings = [r for r in ("numbered", "spelled") if (frame.groupby("doc")[r].sum() == 1).all()]
+    for reading in readings:
         chosen = frame.loc[best]
         if (chosen["acc"].isna() | (chosen["acc"] == chosen[reading])).all():
             values = metrics.of_task(frame.assign(gold=frame[reading]))
             return {m: v for m, v in values.items() if m != "acc_per_token"}  # tokens are unknown
-    if told:
-        raise InputError("its log-likelihoods do not give the acc beside them: remove the log")
+    if readings:
+        raise InputError("its log-likelihoods contradict the acc beside them: remove the log")
     return {}
 
 
 def _choices(document: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """A row a choice, for `metrics.of_task`; `numbered` or `spelled` mark the right one."""
+    """One row per choice, for `metrics.of_task`; `numbered` or `spelled` marks the right choice."""
     given = document["arguments"]
     requests = [given[f"gen_args_{k}"] for k in range(len(given))]
     rows = []
     for k, request in enumerate(requests):
-        if request["arg_0"] != requests[0]["arg_0"]:  # acc_mutual_info asks again without prompt
+        if request["arg_0"] != requests[0]["arg_0"]:  # acc_mutual_info repeats them without prompt
             break
         choice, loglik = request["arg_1"], float(document["filtered_resps"][k][0])
         text = choice.removeprefix(" ")
-        if not text or not -math.inf < loglik < 1e-3:  # above 0 by rounding at most
+        if not text or not -math.inf < loglik < 1e-3:  # above 0 only by rounding
             raise ValueError
         rows.append({
             "doc": number, "choice": k, "loglik": loglik, "n_chars": len(text),

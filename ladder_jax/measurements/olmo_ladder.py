@@ -1,7 +1,8 @@
 """Importer of the public OLMo-ladder runs.
 
-The files are the W&B export published with arXiv 2412.04403: one CSV a run, a row a checkpoint, a
-column a (task, metric).  Here alone is metadata taken from names, since those files hold none.
+The files are the W&B export published with arXiv 2412.04403: one CSV per run, one row per
+checkpoint, one column per (task, metric).  Only here is metadata taken from file names, since the
+files hold none.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ N_EXAMPLES = {
     "mmlu_social_sciences_test": 3_077,
     "mmlu_other_test": 3_242,
     "mmlu_avg_test": 14_042,
-}  # documents, where they are known
+}  # number of documents, where it is known
 
 # Column pattern, task label, metric, sign: soft_log is a log-probability, hence negative.
 _OLMO_COLUMNS = (
@@ -73,7 +74,7 @@ PUBLISHED = {(f"{name}_val", "lm_loss") for name in _LM_SETS} | {
         "task_ce",
         "acc" if task == "boolq_val" else "acc_per_char",
     )
-}  # what every public file measures
+}  # measurements that every public file has
 _STEP, _TOKENS, _BATCH = "_step", "throughput/total_tokens", "batch_size_in_tokens"
 _LR, _LR_PEAK = "optim/learning_rate_group0", "learning_rate_peak"
 _OLMO_TARGETS = {"peteish7_eval_anneal": "7B-4T", "peteish13_eval_final": "13B-5T"}
@@ -83,13 +84,13 @@ def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]
     """Imports the public OLMo-ladder runs: every checkpoint, task and feature.
 
     Args:
-        directory: holds one CSV a run, named as published.
+        directory: holds one CSV per run, named as published.
 
     Returns:
-        The measurement table, and a problem for each cell or row set aside.
+        The measurement table, and a problem for each cell or row left out.
 
     Raises:
-        InputError: the directory holds no CSV, or none of its files can be used.
+        InputError: the directory holds no CSV, or no file in it can be used.
     """
     directory = Path(directory)
     files = sorted(directory.glob("*.csv"))
@@ -142,7 +143,7 @@ def _read_olmo_run(file: Path) -> tuple[pd.DataFrame, list[Problem]]:
 
 
 def _olmo_identity(stem: str) -> tuple[str, str, float]:
-    """Run, size and multiple of a published file name; any other file goes by its stem."""
+    """Run, size and multiple of a published file name; for any other file only its stem."""
     if stem in _OLMO_TARGETS:
         run = _OLMO_TARGETS[stem]
         return run, run.split("-")[0], np.nan
@@ -181,15 +182,15 @@ def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list
         bad = (frame[column] < 0) | (frame[column] > MAX_INTEGER)
         bad |= (frame[column] % 1 > 0) if column == "step" else False
         for line in frame.index[bad]:
-            text = f"{column} is {frame.at[line, column]:g}: it cannot be; restore the cell"
+            text = f"{column} is {frame.at[line, column]:g}: impossible; restore the cell"
             problems.append(Problem(str(file), int(line), text))
         frame = frame[~bad]
     whole = (frame["n_tokens"] > 0) & (frame["n_tokens"] < MAX_INTEGER)
     whole &= frame["n_tokens"] % 1 == 0
     when = frame["step"].where(frame["step"].notna(), frame["n_tokens"])
     for mask, text in (
-        (~whole, "tokens are unknown or no positive integer: restore the cell"),
-        (when.duplicated() & whole, "step stands twice in this file: remove one row"),
+        (~whole, "tokens are unknown or not a positive integer: restore the cell"),
+        (when.duplicated() & whole, "step occurs twice in this file: remove one row"),
     ):
         problems += [Problem(str(file), int(line), text) for line in mask.index[mask]]
         frame = frame.drop(index=mask.index[mask])
@@ -234,7 +235,7 @@ def _olmo_values(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Prob
 
 
 def _missing_columns(present: set[tuple[str, str]], file: Path) -> list[Problem]:
-    """Published measurements that a file lacks, in one line."""
+    """One problem that names the published measurements that a file lacks."""
     lacking = sorted(f"{metric} of {task}" for task, metric in PUBLISHED - present)
     if not lacking:
         return []
@@ -243,7 +244,7 @@ def _missing_columns(present: set[tuple[str, str]], file: Path) -> list[Problem]
 
 
 def _mmlu_averages(values: pd.DataFrame) -> pd.DataFrame:
-    """The paper's MMLU: its four groups under fixed weights, wherever all four stand."""
+    """The paper's MMLU: the weighted mean of its four groups, where all four were measured."""
     parts = values["task"].str.extract(rf"^mmlu_({'|'.join(MMLU_WEIGHTS)})_(.+)$")
     groups = values[parts[0].notna()].assign(
         task="mmlu_avg_" + parts[1], weight=parts[0].map(MMLU_WEIGHTS)

@@ -1,4 +1,4 @@
-"""Our own runs -> one measurement table; `olmo_ladder` and `lm_eval_results` import others'."""
+"""The measurement table of our own runs and score stores."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from ladder_jax.training import metrics_log
 
 
 def from_runs(directory: str | Path) -> pd.DataFrame:
-    """Collects our own runs: every measured step of every run below a directory.
+    """Collects every measured step of every run below a directory.
 
     Raises:
-        InputError: there is no run, or none has been measured.
+        InputError: there is no run, or no run has been measured.
     """
     directory = Path(directory)
     found = sorted(path.parent for path in directory.rglob("config.json"))
@@ -35,7 +35,7 @@ def from_runs(directory: str | Path) -> pd.DataFrame:
 
 
 def of_runs(runs: Sequence[Path], directory: Path) -> pd.DataFrame:
-    """Collects these runs alone, as far as they have been measured; see `from_runs`."""
+    """Collects the measured steps of these runs only; see `from_runs`."""
     rows = [row for run in runs for row in _run_rows(run)]
     if not rows:
         raise InputError(f"{directory}: no run has been measured yet; train it to a checkpoint")
@@ -49,7 +49,7 @@ def from_stores(path: str | Path) -> pd.DataFrame:
         path: a store, or a directory of stores.
 
     Raises:
-        InputError: there is none, or one does not say which run it is of.
+        InputError: there is no store, or a store does not say to which run it belongs.
     """
     path = Path(path)
     files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
@@ -61,14 +61,14 @@ def from_stores(path: str | Path) -> pd.DataFrame:
 def of_store(scores: pd.DataFrame, path: Path) -> pd.DataFrame:
     """The measurements of one score store, read from `path`; see `from_stores`."""
     if "cells" not in scores.attrs:
-        raise InputError(f"{path}: does not say which run it is of: write it with ladder eval")
+        raise InputError(f"{path}: does not say to which run it belongs: write it with ladder eval")
     return _table(rows(scores.attrs["cells"], metrics.of_store(scores), _n_documents(scores)))
 
 
 def rows(
     cells: Mapping[str, Any], values: olmes.Values, n_examples: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Rows of the measurement table: of the tasks, and of the means whose parts all stand."""
+    """Rows of the measurement table: tasks, and means of which all parts were measured."""
     means = [label for label in olmes.composites(values) if label not in values]
     found = []
     for task, measured in olmes.combine(values, [*values, *means]).items():
@@ -79,7 +79,7 @@ def rows(
 
 
 def model_cells(model: ModelConfig, n_tokens: int | None) -> dict[str, Any]:
-    """Columns that a model's shape and its training tokens tell."""
+    """Columns that follow from a model's shape and its training tokens."""
     known = {
         "n_params": counts.n_params(model),
         "n_params_total": counts.n_params_total(model),
@@ -90,23 +90,23 @@ def model_cells(model: ModelConfig, n_tokens: int | None) -> dict[str, Any]:
 
 
 def run_cells(run: RunConfig, directory: Path, step: int) -> dict[str, Any]:
-    """Columns of a run of ours at a step; of one without a log (imported) less is known."""
-    rates = {row["step"]: row["lr"] for row in metrics_log.read(directory)}
+    """Columns of a run at a step; seed and learning rates only if it has a log (not imported)."""
+    lr_of = {row["step"]: row["lr"] for row in metrics_log.read(directory)}
     n_tokens = step * run.batch_tokens
     return {
         "run": run.name,
         "size": run.size,
         "multiple": run.multiple or np.nan,
         "step": step,
-        **({"seed": run.seed, "lr_peak": run.optim.lr_peak} if rates else {}),
-        "lr": rates.get(step, np.nan),
+        **({"seed": run.seed, "lr_peak": run.optim.lr_peak} if lr_of else {}),
+        "lr": lr_of.get(step, np.nan),
     } | model_cells(run.model, n_tokens)
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     types: dict[str, Any] = dict.fromkeys(INTEGER_COLUMNS, "Int64")
-    return frame.astype(types | {"flops": float})  # which may exceed what an integer holds
+    return frame.astype(types | {"flops": float})  # flops may exceed the largest integer
 
 
 def _run_rows(directory: Path) -> Iterator[dict[str, Any]]:
@@ -116,11 +116,11 @@ def _run_rows(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def _measured(evals: Path) -> dict[int, tuple[dict[str, dict[str, float]], dict[str, int]]]:
-    """Step -> task -> metrics, and examples: recorded ones, and those recomputed from stores."""
+    """Step -> (task -> metrics, task -> examples), as recorded or recomputed from stores."""
     found: dict[int, tuple[dict[str, Any], dict[str, int]]] = defaultdict(lambda: ({}, {}))
 
     def add(step: int, task: str, values: dict[str, float], n_examples: int) -> None:
-        if n_examples > found[step][1].get(task, 0):  # of two scorings the fuller, else the run's
+        if n_examples > found[step][1].get(task, 0):  # keep the fuller scoring, else the run's own
             found[step][0][task], found[step][1][task] = values, n_examples
 
     for path in sorted(evals.glob("*.json")):

@@ -81,7 +81,7 @@ def noticed() -> bool:
     return _notice.is_set()
 
 
-def end_when_told() -> None:
+def exit_on_sigterm() -> None:
     """Makes SIGTERM end this process with `EXIT_CODE`; for when there is nothing to save."""
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(EXIT_CODE))
 

@@ -1,10 +1,10 @@
-"""Multiple-choice tasks made from held-out text, for models too small for real ones.
+"""Multiple-choice tasks made from held-out text, for models too small for real tasks.
 
-`wordorder4`: a sentence against three with two neighbouring words exchanged.  `cloze4`: the next
-word against three of the same document, alike in frequency and length.  `agree2`: a function word
-and two words after it against its counterpart (is / are, a / an, ...).  `endings4`: the next 48
-bytes against three such pieces from elsewhere in the document: near chance for small models, a
-control.  Deterministic in the seed.
+`wordorder4`: a sentence, against three copies with two neighbouring words exchanged.  `cloze4`: the
+next word, against three words of the same document with similar frequency and length.  `agree2`: a
+function word and the two words after it, against the same with its counterpart (is / are, a / an,
+...).  `endings4`: the next 48 bytes, against three such pieces from elsewhere in the document;
+small models are near chance on it, so it serves as a control.  The same seed gives the same tasks.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ _Candidates = Callable[[str, np.random.Generator], Iterator[Question]]
 def build(
     names: Sequence[str], texts: Sequence[str], tokenizer: Tokenizer, seed: int = 0
 ) -> list[Task]:
-    """The named tasks, each with as many documents as the text allows, up to 1,000.
+    """Builds the named tasks, each with as many documents as the text allows, up to 1,000.
 
     Args:
-        names: of `BUILDERS`.
+        names: names of `BUILDERS`.
         texts: held-out documents, which no model was trained on.
-        tokenizer: contexts are cut from the left to 32 of its tokens.
-        seed: of the choice of documents and distractors.
+        tokenizer: contexts are cut from the left to 32 tokens of this tokenizer.
+        seed: seed of the choice of documents and distractors.
 
     Raises:
-        InputError: an unknown name, or text that allows no document.
+        InputError: a name is unknown, or the text allows no document.
     """
     for name in names:
         if name not in BUILDERS:
@@ -51,7 +51,7 @@ def build(
 def _collect(
     candidates: _Candidates, texts: Sequence[str], tokenizer: Tokenizer, seed: int
 ) -> list[Question]:
-    """A random choice that the seed fixes, no text giving more than four times its share."""
+    """Random documents, fixed by the seed; no text gives more than four times its share."""
     rng = np.random.default_rng(seed)
     found = []
     share = math.ceil(4 * MAX_DOCUMENTS / max(1, len(texts)))
@@ -108,8 +108,8 @@ def _cloze(text: str, rng: np.random.Generator) -> Iterator[Question]:
         word = plain[i]
         if not word:
             continue
-        alike = (np.abs(logs - math.log(counts[word])) <= 1) & (np.abs(lengths - len(word)) <= 1)
-        others = [vocabulary[j] for j in np.flatnonzero(alike) if vocabulary[j] != word]
+        similar = (np.abs(logs - math.log(counts[word])) <= 1) & (np.abs(lengths - len(word)) <= 1)
+        others = [vocabulary[j] for j in np.flatnonzero(similar) if vocabulary[j] != word]
         if len(others) < 3:
             continue
         wrong = [" " + w for w in rng.choice(others, 3, replace=False)]

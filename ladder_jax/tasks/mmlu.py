@@ -35,12 +35,12 @@ GROUPS = {
         "human_aging", "medical_genetics", "nutrition", "professional_medicine", "virology",
     ),
 }  # fmt: skip
-# The mean of MMLU weights its groups as arXiv 2412.04403 does, not by their documents.
+# Weights of the groups in the mean of MMLU: those of arXiv 2412.04403, not shares of documents.
 WEIGHTS = {"stem": 0.215, "humanities": 0.335, "social_sciences": 0.219, "other": 0.231}
 SUBJECTS = tuple(sorted(subject for subjects in GROUPS.values() for subject in subjects))
 HEADER = "The following are multiple choice questions (with answers) about "
 SPLITS = {"val": "validation", "test": "test"}
-KINDS = ("rc", "mc")  # the answers' texts are the choices, or their letters
+KINDS = ("rc", "mc")  # choices are the texts of the answers, or their letters
 SHOTS = 5
 _LETTERS = "ABCD"
 _FIELDS = {"question": str, "choices": list, "answer": int}
@@ -53,11 +53,11 @@ def documents(root: Path, subject: str, split: str, kind: str) -> Iterator[Quest
         root: holds `{subject}/{dev|validation|test}.arrow`.
         subject: one of `SUBJECTS`.
         split: `val` or `test`.
-        kind: `rc`: each answer's text continues the question; `mc`: the answers stand in the
-            question and a letter continues it.
+        kind: `rc`: each answer's text continues the question; `mc`: the answers are part
+            of the question and a letter continues it.
 
     Raises:
-        InputError: a file is absent or cannot be read, or a row is no question.
+        InputError: a file is missing or cannot be read, or a row holds no question.
     """
     examples = _read(root / subject / "dev.arrow")[:SHOTS]
     answered = (_question(e, kind) + _choices(e, kind)[e["answer"]] + "\n\n" for e in examples)
@@ -95,7 +95,7 @@ def _read(path: Path) -> Sequence[dict[str, Any]]:
 
 
 def _problem(row: dict[str, Any]) -> str | None:
-    """What is wrong with a row and the mend, in words; None if nothing is."""
+    """The problem of a row and how to correct it, as text; None if the row is valid."""
     for field, kind in _FIELDS.items():
         if type(row.get(field)) is not kind:
             return f"field {field!r} is no {kind.__name__}: restore it"

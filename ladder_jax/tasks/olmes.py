@@ -1,8 +1,9 @@
 """Public tasks by label: the requests of the OLMo evaluations, MMLU, and means of tasks.
 
-Labels are those of arXiv 2412.04403, `arc_challenge_test_rc_5shot` say: task, split, `rc` (an
-answer's text continues the question) or `mc` (its letter does), examples.  Such scores are not
-those of OLMES v0.1 (arXiv 2406.08446), which are the better of the two formats on 1,000 documents.
+Labels are those of arXiv 2412.04403, such as `arc_challenge_test_rc_5shot`: task, split, format and
+number of examples.  The format is `rc` (the text of an answer continues the question) or `mc` (its
+letter does).  Scores differ from those of OLMES v0.1 (arXiv 2406.08446), which are the better of
+the two formats on 1,000 documents.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ COMPOSITES = {
 }  # label -> its parts and their weights
 
 TRAIN = "_train_rc_5shot"  # ends the labels of train splits
-UNCONDITIONAL = "Answer:"  # what continuations are scored after, alone
-_UNCONDITIONAL_FROM = 1_000_000  # requests with such a doc_id score a continuation alone
+UNCONDITIONAL = "Answer:"  # context of the scores of continuations without their question
+_UNCONDITIONAL_FROM = 1_000_000  # least doc_id of requests that score a continuation alone
 _AGAIN = "remove the folder that holds requests/ and run: ladder download olmes"
 _MMLU = re.compile(r"mmlu_(.+)_(val|test)_(rc|mc)_5shot")
 
 
 def labels() -> list[str]:
-    """Labels that `load` takes, sorted.
+    """Labels that `load` accepts, sorted.
 
     Raises:
         InputError: the requests were not downloaded.
@@ -58,14 +59,14 @@ def train_tasks() -> list[str]:
 
 
 def load(label: str, limit: int | None = None) -> Task:
-    """A task by its label, or a user's own by the path of a `.jsonl` file.
+    """Loads a public task by its label, or a user's own task by the path of a `.jsonl` file.
 
     Args:
-        label: one of `labels()`, or a path (see `tasks.read_jsonl`).
-        limit: keep the first so many documents; None for all.
+        label: one of `labels()`, or a path (see `tasks.task.read_jsonl`).
+        limit: number of documents to keep, the first ones; None keeps all.
 
     Raises:
-        InputError: unknown label, nothing downloaded, or a file with wrong content.
+        InputError: the label is unknown, nothing was downloaded, or a file has wrong content.
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}: keep one document or more")
@@ -86,7 +87,7 @@ def load(label: str, limit: int | None = None) -> Task:
 
 
 def expand(labels: Iterable[str]) -> list[str]:
-    """Labels with every mean replaced by its parts: order kept, none twice."""
+    """Labels with every mean replaced by its parts: in the same order, without duplicates."""
     return list(dict.fromkeys(chain.from_iterable(COMPOSITES.get(x, [x]) for x in labels)))
 
 
@@ -99,16 +100,16 @@ def composites(labels: Iterable[str]) -> list[str]:
 def combine(
     values: Values, wanted: Iterable[str], errors: bool = False
 ) -> dict[str, dict[str, float]]:
-    """Values of the wanted labels, means included, from those of their parts.
+    """Values of the wanted labels; means are computed from the values of their parts.
 
     Args:
-        values: a number a label and metric.
-        wanted: labels; a mean that stands in `values` already is kept.
-        errors: the numbers are standard errors of independent scores, and that of a mean is the
-            root of the sum of (weight x error) squared.
+        values: label -> metric -> number.
+        wanted: labels; a mean that `values` already contains is kept.
+        errors: whether the numbers are standard errors of independent scores; that of a mean is
+            then the root of the sum of (weight x error) squared.
 
     Returns:
-        The wanted labels, each with its metrics; a mean has those that all its parts have.
+        The wanted labels, each with its metrics; a mean has the metrics that all its parts have.
 
     Raises:
         InputError: a label or a part has no values.
@@ -133,7 +134,7 @@ def _mean(weighted: list[float], errors: bool) -> float:
 
 
 def root() -> Path:
-    """Where the downloaded requests and the tokenizer are.
+    """The directory of the downloaded requests and tokenizer.
 
     Raises:
         InputError: they were not downloaded.
@@ -153,7 +154,7 @@ def _folders() -> dict[str, Path]:
 def _unknown(label: str) -> InputError:
     known = [*labels(), *COMPOSITES]
     close = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
-    hint = f"closest are {', '.join(close)}" if close else "no label is like it"
+    hint = f"closest are {', '.join(close)}" if close else "no label is similar"
     return InputError(f"task {label!r} is unknown: {hint}; a task of your own ends in .jsonl")
 
 
@@ -175,12 +176,12 @@ class _Request:
 
 
 def _requests(folder: Path, limit: int | None) -> list[Question]:
-    """Documents of a request folder; all of its file is read only if that cannot be helped."""
+    """Documents of a request folder; the whole file is read only if that is necessary."""
     path = folder / "requests.jsonl.gz"
     unconditional = _declared(folder / "config.json")
     documents = []
     for doc_id, requests in groupby(_lines(path), lambda request: request.doc_id):
-        if doc_id >= _UNCONDITIONAL_FROM:  # they stand last
+        if doc_id >= _UNCONDITIONAL_FROM:  # such requests are the last ones
             unconditional = next(requests).context
             break
         if len(documents) != limit:
@@ -191,11 +192,11 @@ def _requests(folder: Path, limit: int | None) -> list[Question]:
 
 
 def _declared(path: Path) -> str | None:
-    """The unconditional context that a configuration tells of: "" for none, None if it is mute."""
+    """Unconditional context in a task's configuration: "" for none, None if it does not say."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["task_config"]
-        said = config.get("metric_kwargs")
-        return None if said is None else UNCONDITIONAL * bool(said.get("uncond_docid_offset"))
+        metric = config.get("metric_kwargs")
+        return None if metric is None else UNCONDITIONAL * bool(metric.get("uncond_docid_offset"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{path}: no configuration of a task: {_AGAIN}") from None
 
@@ -223,7 +224,7 @@ def _request(path: Path, row: int, line: str) -> _Request:
 
 
 def _document(path: Path, requests: list[_Request]) -> Question:
-    """One document of its requests."""
+    """Builds a document from its requests."""
     first = requests[0]
     for idx, request in enumerate(requests):
         if request.idx != idx or request.label != first.label:
@@ -240,7 +241,7 @@ def _document(path: Path, requests: list[_Request]) -> Question:
 
 
 def _gold(label: object, n_choices: int) -> int:
-    """Index of the right choice, which a text to be generated is; -1 if the label tells none."""
+    """Index of the right choice (0 if there is one choice only); -1 if the label gives no index."""
     if type(label) is int:
         return label
     return 0 if n_choices == 1 else -1

@@ -1,7 +1,7 @@
-"""How much of a task stands in the training text: runs of words that both hold.
+"""Share of a task's documents that occur in the training text, by runs of words in both.
 
-As in the decontamination of GPT-3 (arXiv 2005.14165, appendix C): thirteen words in a row, without
-regard to case and punctuation.
+As in the decontamination of GPT-3 (arXiv 2005.14165, appendix C): thirteen words in a row; case and
+punctuation are ignored.
 """
 
 from __future__ import annotations
@@ -17,35 +17,36 @@ from fitting.errors import InputError
 from ladder_jax.tasks.prompts import own_texts
 from ladder_jax.tasks.task import Task
 
-SHORTEST = 8  # words; a shorter document is found everywhere, and is not checked
+SHORTEST = 8  # words; a shorter document is not checked: it occurs everywhere
 _LABEL = re.compile(r"^(?:question|answer|goal):", re.MULTILINE)
 _BATCH = 1 << 18  # words that are hashed at once
 _FILTER_BITS = 24
-_GAP = ""  # a word that no task has, between texts
+_GAP = ""  # separates texts; no task has this word
 
 
 def overlap(tasks: Sequence[Task], texts: Iterable[str], n: int = 13) -> pd.DataFrame:
     """Counts documents of tasks that occur in a text, by runs of `n` words.
 
-    A document is its own question with the right answer, without examples shared by its task
-    (`prompts.own_texts`) and without labels such as "Question:".  It overlaps if any `n` words in a
-    row of it stand in a row in one of the texts; a shorter one of 8 words or more must stand there
-    whole; one shorter still is not checked.
+    What is compared is the question with the right answer, without the examples that the task's
+    documents share (`prompts.own_texts`) and without labels such as "Question:".  A document
+    overlaps if any `n` consecutive words of it occur, in the same order, in one of the texts.  One
+    of fewer than `n` words, but at least 8, must occur as a whole; one of fewer than 8 words is not
+    checked.
 
     Args:
-        tasks: what may not be found; held in memory, as a hash a run.
-        texts: the training text, read once, never held at once.
-        n: words in a row, 2 or more.
+        tasks: the tasks to look for; kept in memory, as one hash per run of words.
+        texts: the training text; read once, never in memory as a whole.
+        n: length of a run in words, 2 or more.
 
     Returns:
-        A row a task: task, n_documents, n_checked, n_overlapping, share (n_overlapping over
-        n_checked; NaN if none is checked).
+        One row per task: task, n_documents, n_checked, n_overlapping, share (n_overlapping /
+        n_checked; NaN if no document is checked).
 
     Raises:
         InputError: `n` is less than 2.
     """
     if n < 2:
-        raise InputError(f"n is {n}: compare runs of 2 words or more")
+        raise InputError(f"`n` is {n}: compare runs of 2 words or more")
     index = _Index([text for task in tasks for text in own_texts(task.documents)], n)
     for words in _batches(texts):
         index.mark(words)
@@ -73,7 +74,7 @@ _SPACED = _Spaced()
 
 
 def _words(text: str) -> list[str]:
-    """Letters and digits in lower case, without labels of the prompt format."""
+    """The words of a text, in lower case, without punctuation and labels of the prompt format."""
     return _LABEL.sub(" ", text.lower()).translate(_SPACED).split()
 
 
@@ -96,7 +97,7 @@ class _Index:
     """
 
     def __init__(self, texts: Sequence[str], n: int) -> None:
-        self._ids: dict[str, int] = {}  # a word's number; 0 is for words that no document has
+        self._ids: dict[str, int] = {}  # word -> its number; 0 means that no document has the word
         self._factors = np.random.default_rng(0).integers(2**63, size=n, dtype=np.uint64) * 2 + 1
         documents = [_words(text) for text in texts]
         size = np.array([len(words) for words in documents], int)
@@ -109,26 +110,26 @@ class _Index:
         length = np.where(self.checked, np.minimum(size, n), 0)[document]
         self._tables = {}
         for m, runs in self._runs(flat, n):
-            mine = np.flatnonzero((length == m) & (left >= m))  # starts of its runs
+            mine = np.flatnonzero((length == m) & (left >= m))  # where runs of m words start
             if len(mine):
                 self._tables[m] = _Table(runs[mine], document[mine])
 
     def _runs(self, ids: np.ndarray, longest: int) -> Iterator[tuple[int, np.ndarray]]:
-        """A 64-bit hash of every run of 1, 2, ... `longest` words; chance collisions are rare."""
+        """A 64-bit hash of every run of 1, 2, ... `longest` words; collisions are rare."""
         total = np.zeros(len(ids) + 1, np.uint64)
         for k in range(min(longest, len(ids))):
             total = total[:-1] + ids[k:] * self._factors[k]
             yield k + 1, total
 
     def mark(self, words: list[str]) -> None:
-        """Notes which runs stand in these words."""
+        """Marks the runs that occur in these words."""
         ids = np.fromiter(map(self._ids.get, words, repeat(0)), np.uint64, len(words))
         for m, runs in self._runs(ids, max(self._tables, default=0)):
             if m in self._tables:
                 self._tables[m].mark(runs)
 
     def overlapping(self) -> np.ndarray:
-        """Whether a run of each document was found; (documents,) bool."""
+        """For each document, whether a run of it was found; (documents,) bool."""
         found = np.zeros(len(self.checked), bool)
         for table in self._tables.values():
             found[table.documents()] = True
@@ -150,11 +151,11 @@ class _Table:
         return hashes >> np.uint64(64 - _FILTER_BITS)
 
     def mark(self, hashes: np.ndarray) -> None:
-        """Notes which of the table are among these."""
+        """Marks the hashes of the table that are among these."""
         likely = hashes[self._filter[self._first_bits(hashes)]]
         at = np.minimum(np.searchsorted(self._hashes, likely), len(self._hashes) - 1)
         self._found[at[self._hashes[at] == likely]] = True
 
     def documents(self) -> np.ndarray:
-        """Documents of the hashes that were found."""
+        """Documents whose hashes were found."""
         return self._documents[self._found[np.searchsorted(self._hashes, self._hashes)]]

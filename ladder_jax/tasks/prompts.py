@@ -1,4 +1,4 @@
-"""Which part of a prompt is a document's own, and which are examples that all documents share."""
+"""Separates the question of a document from the examples that all documents of a task share."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ _BLANK = "\n\n"  # ends an example
 def own_texts(documents: Sequence[Question]) -> list[str]:
     """The question of each document with its right answer, without the shared examples.
 
-    The shared examples are what all contexts (in MMLU: all of a subject) begin with, up to the last
-    blank line in it.  Examples that change from document to document are not told from questions.
+    The shared examples are the common beginning of all contexts (in MMLU: of all contexts of a
+    subject), up to its last blank line.  Examples that change from document to document cannot be
+    recognised, and count as part of the question.
 
     Args:
-        documents: of one task; where contexts differ by choice, the right choice's counts.
+        documents: documents of one task; if contexts differ by choice, that of the right choice
+            is used.
 
     Returns:
-        A text a document.
+        One text per document.
     """
     contexts = [d.contexts[d.gold] for d in documents]
     subjects = defaultdict(list)
@@ -40,7 +42,10 @@ def _subject(context: str) -> str:
 
 def _shared(contexts: list[str]) -> int:
     """Length of the shared examples, in characters."""
-    low, high = min(contexts), max(contexts)  # all others lie between, so share what these share
+    low, high = (
+        min(contexts),
+        max(contexts),
+    )  # all share what these two share
     differ = (i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b)
     end = low.rfind(_BLANK, 0, next(differ, len(low)))
     return 0 if end < 0 else end + len(_BLANK)

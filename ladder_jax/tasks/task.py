@@ -1,4 +1,4 @@
-"""A task is data: documents with a context, choices and a gold index; a user's own are JSONL."""
+"""A task is data: documents with a context, choices and a gold index; users write them as JSONL."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ _FIELDS = ("context", "choices", "gold", "unconditional")
 
 @dataclass(frozen=True)
 class Question:
-    """One question.
+    """One multiple-choice question.
 
     Attributes:
-        context: what every choice continues, or one context a choice; not empty.
+        context: the text that every choice continues, or one such text for each choice; not empty.
         choices: continuations, leading space included; not empty.  A document with one choice has
             bits per byte and no accuracy.
-        gold: index of the right one.
-        unconditional: the context of its unconditional scores (for `acc_uncond`); "" for none.
+        gold: index of the right choice.
+        unconditional: the context of its unconditional scores (for `acc_uncond`); "" if it has no
+            such scores.
     """
 
     context: str | tuple[str, ...]
@@ -48,18 +49,18 @@ class Question:
 
     @property
     def problem(self) -> str | None:
-        """What is wrong with it and the mend, in words; None if nothing is."""
+        """The problem of the question and how to correct it, as text; None if it is valid."""
         n = len(self.choices)
         if n < 1:
             return "no choices: give one or more"
         if not 0 <= self.gold < n:
             return f"gold index {self.gold} for {n} choices: count from 0"
         if len(self.contexts) != n:
-            return f"{len(self.contexts)} contexts for {n} choices: give one, or one a choice"
+            return f"{len(self.contexts)} contexts for {n} choices: give one, or one per choice"
         if not all(self.contexts) or not all(c.removeprefix(" ") for c in self.choices):
             return "an empty context or choice: fill it in"
         if any(map(_SURROGATE.search, (*self.contexts, *self.choices, self.unconditional))):
-            return "a lone surrogate, which is no text: take it out"
+            return "a lone surrogate, which is no text: remove it"
         return None
 
 
@@ -68,8 +69,8 @@ class Task:
     """A label and its documents, checked.
 
     Raises:
-        InputError: no documents, or one with no choices, an empty text, or a gold index that
-            points at no choice; or some have one choice and others more.
+        InputError: there are no documents; a document has no choices, an empty text, or a gold
+            index without a choice; or some documents have one choice and others more.
     """
 
     name: str
@@ -95,13 +96,13 @@ class Task:
 
 
 def read_jsonl(path: str | Path) -> Task:
-    """A user's task: a document a line, named by the file's stem.
+    """Reads a user's task: one document per line, named after the file's stem.
 
-    A line holds `context` (a text, or a list with one a choice), `choices`, `gold`, and optionally
-    `unconditional`; see `Question`.
+    A line is a JSON object with `context` (a text, or a list with one text per choice), `choices`,
+    `gold` and optionally `unconditional`; see `Question`.
 
     Raises:
-        InputError: the file cannot be read, or a row is no document.
+        InputError: the file cannot be read, or a row is no valid document.
     """
     path = Path(path)
     try:
@@ -117,12 +118,12 @@ def read_jsonl(path: str | Path) -> Task:
             except ValueError as e:
                 raise InputError(f"{path}: row {number}: {e}") from None
     if not documents:
-        raise InputError(f"{path}: no documents: write one JSON object a line")
+        raise InputError(f"{path}: no documents: write one JSON object per line")
     return Task(path.stem, documents)
 
 
 def _document(row: object) -> Question:
-    """A parsed line as a document; ValueError says what is wrong with it."""
+    """A parsed line as a document; raises ValueError with the problem of the line."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
     unknown = sorted(set(row) - set(_FIELDS))
@@ -131,7 +132,7 @@ def _document(row: object) -> Question:
     context, choices, gold = (row.get(name) for name in _FIELDS[:3])
     if not isinstance(context, str):
         if not _texts(context):
-            raise ValueError("field 'context' must be a text, or a list of one a choice")
+            raise ValueError("field 'context' must be a text, or a list of one text per choice")
         context = tuple(context)
     if not _texts(choices):
         raise ValueError("field 'choices' must be a list of texts")

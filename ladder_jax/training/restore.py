@@ -66,7 +66,7 @@ def check_steps(directory: Path, steps: list[int]) -> None:
     """Checks that there is a checkpoint of every step.
 
     Raises:
-        InputError: there is none of one of them.
+        InputError: a step has no checkpoint.
     """
     known = saved_steps(directory)
     for step in steps:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from experiments.task_ladders import __main__ as command
-from experiments.task_ladders import analyse
+from experiments.task_ladders import measured, steps, subladders
 from experiments.task_ladders.study import PublishedRuns
 from fitting.observations.preparation import MAIN_TASKS
 from fitting.solve import subsets
@@ -34,12 +34,12 @@ def reference(public_data):
 
 @pytest.fixture(scope="module")
 def step1(study):
-    return analyse.step1(study)
+    return steps.step1(study)
 
 
 @pytest.fixture(scope="module")
 def step2(study):
-    return analyse.step2(study)
+    return steps.step2(study)
 
 
 @pytest.mark.slow
@@ -127,7 +127,7 @@ def test_c4_converged_gives_the_reference_rows(study, reference):
 
 
 def test_variance_gives_the_papers_table_and_its_correlations(study, reference):
-    result = analyse.variance(study)
+    result = measured.variance(study)
     ours = result.tables["variance"].head(8)
     theirs = reference("variance")
     for column in ("loss_sd", "loss_cv", "acc_sd", "acc_cv"):
@@ -146,7 +146,7 @@ def test_variance_gives_the_papers_table_and_its_correlations(study, reference):
 @pytest.mark.slow
 def test_compute_against_error_reaches_the_reference_minima(study, reference):
     theirs = reference("compute_vs_error")
-    ours = analyse.compute_vs_error(study).tables["compute_vs_error"]
+    ours = subladders.compute_vs_error(study).tables["compute_vs_error"]
     assert list(ours["task"]) == list(theirs["task"])
     assert list(ours["n_runs"]) == list(theirs["n_runs"])
     more = (ours["n_runs"] > 5).to_numpy()  # fewer runs than that only interpolate
@@ -160,17 +160,17 @@ def test_compute_against_error_reaches_the_reference_minima(study, reference):
 
 @pytest.mark.slow
 def test_compute_against_error_as_the_paper_fits_it(study, reference):
-    """The cuts by size and by multiple that determine the law: two sizes do not, nor do 4 runs."""
+    """Only cuts that determine the law are compared: two sizes or four runs do not."""
     theirs = reference("compute_vs_error")
     data = study.data("bpb")
-    labels, chosen = analyse.cuts(data[0].final)
+    labels, chosen = subladders.cuts(data[0].final)
     known = [("N", "760M"), ("N", "1.3B"), ("xC", "2"), ("xC", "5"), ("xC", "10")]
     some = [labels.index(cut) for cut in known]
     fits = subsets.fit([d.observations for d in data], chosen[some], "paper")
-    goals = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
-    x = np.array([[[goal["n_params"], goal["n_tokens"]]] for goal in goals])
+    targets = [d.measured[d.measured["run"] == "7B-4T"].iloc[0] for d in data]
+    x = np.array([[[target["n_params"], target["n_tokens"]]] for target in targets])
     found = subsets.forecast(
-        fits, [d.observations for d in data], x, np.array([[goal["loss"]] for goal in goals])
+        fits, [d.observations for d in data], x, np.array([[target["loss"]] for target in targets])
     )
     rows = np.concatenate([np.arange(8 * b, 8 * b + 8) for b in some])
     np.testing.assert_allclose(found.second.ravel(), theirs["pred"].to_numpy()[rows], atol=POINT)
@@ -178,21 +178,21 @@ def test_compute_against_error_as_the_paper_fits_it(study, reference):
 
 
 def test_fewer_items_make_more_noise(study):
-    result = analyse.set_size(study)
-    measured = result.tables["set_size_measured"].set_index("task")
+    result = measured.set_size(study)
+    whole = result.tables["set_size_measured"].set_index("task")
     for row in result.tables["set_size"].itertuples():
-        full = measured.loc[row.task]
+        full = whole.loc[row.task]
         times = (full["n_examples"] / row.n_examples) ** 0.5
         assert row.checkpoint_sd == pytest.approx(full["acc_sd"] * times)
-    mean = measured.loc["openbookqa_test_rc_5shot", "acc_mean"]
-    assert measured.loc["openbookqa_test_rc_5shot", "binomial_sd"] == pytest.approx(
+    mean = whole.loc["openbookqa_test_rc_5shot", "acc_mean"]
+    assert whole.loc["openbookqa_test_rc_5shot", "binomial_sd"] == pytest.approx(
         (mean * (1 - mean) / 500) ** 0.5
     )
 
 
 @pytest.mark.slow
 def test_held_in_errors_use_no_target(study):
-    frame = analyse.design(study).tables["design"]
+    frame = subladders.design(study).tables["design"]
     assert not set(frame["run"]) & {"7B-4T", "13B-5T"}
     assert set(frame["task"]) == set(MAIN_TASKS)
     by = frame.assign(error=frame["error"].abs()).groupby("choice")["error"].mean()
@@ -200,7 +200,7 @@ def test_held_in_errors_use_no_target(study):
 
 
 def test_multiple_choice_is_shown_for_the_runs_that_have_it(study):
-    frame = analyse.multiple_choice(study).tables["multiple_choice"]
+    frame = measured.multiple_choice(study).tables["multiple_choice"]
     assert set(frame["run"]) == {"7B-4T", "13B-5T"}
     assert frame["task"].nunique() == 10
 
@@ -224,8 +224,8 @@ def test_the_command_writes_tables_and_figures(public_data, tmp_path, capsys):
 def test_bad_requests_get_one_line(arguments, line, tmp_path, capsys):
     arguments = [str(tmp_path) if a == "EMPTY" else a for a in arguments]
     assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert line in said
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line in message
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,4 @@
-"""The measurement table: round trips, and a complaint with its place for each kind of bad row."""
+"""The measurement table: round trips, and a message with its place for each kind of bad row."""
 
 import pandas as pd
 import pytest

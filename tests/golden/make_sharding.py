@@ -1,4 +1,4 @@
-"""Writes sharding/SIZE.json: how everything lies on the reference mesh of a size.
+"""Writes sharding/SIZE.json: the sharding of every array on the reference mesh of a size.
 
 Command:  python -m tests.golden.make_sharding
 """
@@ -55,7 +55,7 @@ def describe(size: str) -> dict[str, Any]:
 
 
 def text(size: str) -> str:
-    """The file of a size, an array a line."""
+    """The content of a size's file, one array per line."""
     tree = describe(size)
     arrays = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in sorted(tree["arrays"].items())]
     return (

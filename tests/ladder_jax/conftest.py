@@ -1,4 +1,4 @@
-"""A tiny run and a small experiment on made-up text, and a cache for its tokens."""
+"""A tiny run and a small experiment on invented text, and a cache for its tokens."""
 
 from dataclasses import replace
 
@@ -42,7 +42,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture
 def small_experiment(run, monkeypatch, cache):
-    """Four tiny runs and a target on made-up text, held-out loss alone; any name loads it.
+    """Four tiny runs and a target on invented text, with held-out loss only; any name loads it.
 
     Layers are few and workers have one device, to compile quickly.
     """

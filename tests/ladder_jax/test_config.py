@@ -1,4 +1,4 @@
-"""Configs round-trip, hash, take overrides, and complain in one line."""
+"""Configs: round trips, hashes, overrides, and errors of one line."""
 
 import json
 from dataclasses import dataclass, field, fields, replace

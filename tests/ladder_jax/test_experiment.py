@@ -1,4 +1,4 @@
-"""Experiments are files: found by name or path, and whatever is wrong with one is one line."""
+"""Experiments are files: found by name or path, and an error in one gives one line."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ from ladder_jax.study import Study
 
 
 def scripted(monkeypatch):
-    """Runs that are not trained: the names of those that were asked for, call by call."""
+    """Replaces training: records, for each call, the names of the runs that it should train."""
     calls = []
 
     def execute(runs, out, executor, withheld=()):
@@ -71,7 +71,7 @@ def test_the_directory_of_another_config_is_refused_by_its_field(
     ("forecast", "line"),
     [
         (None, "has targets and no FORECAST: add FORECAST = {}"),
-        ({"metod": "bayes"}, "FORECAST: .*metod"),
+        ({"way": "bayes"}, "FORECAST: .*way"),
         ({"method": "bays"}, "`method` bays: not known; use"),
     ],
 )

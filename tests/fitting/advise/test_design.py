@@ -1,4 +1,4 @@
-"""Advice on the next run: conditioning, the best set, and what the command says and refuses."""
+"""Advice on the next run: conditioning, the best set, and output and errors of the command."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from fitting.observations.preparation import POOLED
 from fitting.observations.select import parse_target, select_runs
 from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
 from ladder_jax import cli
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
 SMALL = ["2e*", "4e*"]
 
@@ -35,7 +35,7 @@ def random_model(n_candidates, seed=0):
 
 @pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
 def test_conditioning_is_what_parameters_say(chosen):
-    """By brute force: the posterior covariance of both steps' parameters, observation by one."""
+    """Posterior covariance of both steps' parameters by brute force, observation by observation."""
     o = random_model(4)
     j = o.joint
     precision1, precision2 = np.eye(5), np.eye(6)
@@ -73,7 +73,7 @@ def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
         assert found == sorted(found, key=lambda c: costs[c])
 
 
-def test_what_does_not_help_is_not_chosen():
+def test_a_run_that_does_not_help_is_not_chosen():
     o = random_model(3)
     noisy = o.joint._replace(
         **{name: np.full_like(getattr(o.joint, name), 1e6) for name in ("loss_noise", "run_noise")}
@@ -96,9 +96,9 @@ def observed(frame, runs, targets):
 def small_model(frame):
     """From eight runs; the candidates are the other eight, by size and tokens."""
     runs = select_runs(frame, SMALL)
-    rest = [run for run in frame["run"].unique() if run not in (*runs, GOAL)]
-    goals = [parse_target(frame, run) for run in (GOAL, *rest)]
-    data = observed(frame, runs, goals)
+    rest = [run for run in frame["run"].unique() if run not in (*runs, TARGET)]
+    targets = [parse_target(frame, run) for run in (TARGET, *rest)]
+    data = observed(frame, runs, targets)
     return design.candidate_model([data.observations], [data.targets], 1)
 
 
@@ -115,8 +115,8 @@ def test_more_runs_never_widen_and_the_largest_narrows_most(small_model):
 
 def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
     runs = select_runs(frame, LADDER)
-    goals = [parse_target(frame, GOAL)]
-    data = observed(frame, runs, goals)
+    targets = [parse_target(frame, TARGET)]
+    data = observed(frame, runs, targets)
     base, sets = range(8), [[], [8], [12], [11, 15], range(8, 16)]
     expected, fitted = realised.criterion_against_realised(
         [data.observations], [data.targets], base, sets
@@ -127,12 +127,12 @@ def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
 
 
 def test_costs_follow_the_runs_of_the_nearest_size(frame):
-    known = frame[frame["run"] != GOAL].copy()
+    known = frame[frame["run"] != TARGET].copy()
     large = known["size"] == "1e+09"
     known.loc[large, "flops"] *= 7 / 6
     for text, ratio in (("a=3e9,1e11", 7), ("b=1e8,1e9", 6), ("c=3e9,1e11,5e20", 5 / 3)):
-        goal = next_run.with_flops(parse_target(frame, text), known)
-        assert goal.flops == pytest.approx(ratio * goal.n_params * goal.n_tokens)
+        target = next_run.with_flops(parse_target(frame, text), known)
+        assert target.flops == pytest.approx(ratio * target.n_params * target.n_tokens)
     unknown = next_run.with_flops(parse_target(frame, "a=3e9,1e11"), known.assign(flops=np.nan))
     assert unknown.flops == pytest.approx(6 * 3e20)
 
@@ -151,7 +151,7 @@ def folder(frame, tmp_path_factory):
     return folder
 
 
-def command(folder, *more, target=GOAL, budget="2e20"):
+def command(folder, *more, target=TARGET, budget="2e20"):
     ask = ["next", "--measurements", str(folder / "m.csv"), "--train", *SMALL, "--tasks", "t",
            "--target", target, "--flops", budget, "--out", str(folder / "a.csv"),
            "--figure", str(folder / "a.png")]  # fmt: skip
@@ -160,41 +160,41 @@ def command(folder, *more, target=GOAL, budget="2e20"):
 
 def test_the_command_advises(folder, capsys):
     assert command(folder, "--candidate", "8e+08-1xC", "8e+08-10xC", "new=2e9,4e11") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     rows = pd.read_csv(folder / "a.csv").set_index("run")
     assert rows.index[0] == "new"
     assert rows["shrinkage"].is_monotonic_decreasing
     assert rows["flops"]["new"] == pytest.approx(6 * 8e20)
     assert rows["affordable"].to_dict() == {"new": False, "8e+08-10xC": False, "8e+08-1xC": True}
     assert rows.index[rows["chosen"]].tolist() == ["8e+08-1xC"]
-    assert "best within 2e+20 FLOPs: 8e+08-1xC, 7.68e+19 FLOPs, to " in said
+    assert "best within 2e+20 FLOPs: 8e+08-1xC, 7.68e+19 FLOPs, to " in printed
     assert (folder / "a.png").is_file()
 
 
-def test_nothing_affordable_is_said(folder, capsys):
+def test_no_affordable_run_is_reported(folder, capsys):
     assert command(folder, budget="1e10") == 0
     assert "no affordable run narrows the intervals by 1%\n" in capsys.readouterr().out
     assert not pd.read_csv(folder / "a.csv")[["affordable", "chosen"]].any(axis=None)
 
 
-COMPLAINTS = {
+REFUSED = {
     "budget": ({"budget": "0"}, (), "--flops 0: give a budget above 0"),
     "trained": ({}, ("--candidate", "2e+08-1xC"), "--candidate 2e+08-1xC is also in --train"),
     "clash": ({}, ("--candidate", "2e+08-1xC=2e8,4e9"), "--candidate '2e+08-1xC=2e8,4e9': the "
               "table has a run '2e+08-1xC'; give another name"),
     "twice": ({}, ("--candidate", "a=1e9,1e10", "a=1e9,2e10"), "a is named twice"),
     "target": ({"target": "40B"}, (), "--target '40B' is not in the table"),
-    "goal": ({"target": "2e+08-1xC"}, (), "--target 2e+08-1xC is also in --train"),
+    "trained target": ({"target": "2e+08-1xC"}, (), "--target 2e+08-1xC is also in --train"),
     "numbers": ({}, ("--candidate", "a=1"), "--candidate 'a=1': write NAME=N_PARAMS,N_TOKENS"),
     "task": ({}, ("--tasks", "u"), "task 'u' is not in the table"),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", COMPLAINTS)
+@pytest.mark.parametrize("kind", REFUSED)
 def test_bad_input_is_one_line(folder, tmp_path, capsys, kind):
     (tmp_path / "m.csv").write_bytes((folder / "m.csv").read_bytes())
-    settings, more, said = COMPLAINTS[kind]
+    settings, more, message = REFUSED[kind]
     assert command(tmp_path, *more, **settings) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"ladder next: {said}")
+    assert line.startswith(f"ladder next: {message}")

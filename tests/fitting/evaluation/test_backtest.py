@@ -1,4 +1,4 @@
-"""Backtests: what trains in a split, targets kept apart, bad input."""
+"""Backtests: the training runs of a split, separate scores of targets, bad input."""
 
 import pandas as pd
 import pytest
@@ -9,14 +9,14 @@ from fitting.evaluation import backtest
 from fitting.forecast import ForecastSpec
 from fitting.observations import select
 from ladder_jax import cli
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
 METHODS = {name: ForecastSpec(tasks=["t"], method=name) for name in ("laplace", "least-squares")}
 
 
 def test_no_held_out_run_trains_and_all_are_larger():
     frame = planted(0, 0.0, 0.0).sample(frac=1, random_state=1)
-    runs = [run for run in frame["run"].unique() if run != GOAL]
+    runs = [run for run in frame["run"].unique() if run != TARGET]
     found = backtest.splits(frame, runs)
     assert list(found) == ["up to 4e+08", "up to 8e+08"]
     n_params = frame.groupby("run")["n_params"].max()
@@ -53,15 +53,17 @@ def command(folder, *more, train=LADDER):
 
 
 def test_targets_are_scored_apart(folder, capsys):
-    assert command(folder, "--target", GOAL, "--figures", str(folder / "f")) == 0
-    before, after = capsys.readouterr().out.split(f"scored once, from all training runs: {GOAL}\n")
+    assert command(folder, "--target", TARGET, "--figures", str(folder / "f")) == 0
+    before, after = capsys.readouterr().out.split(
+        f"scored once, from all training runs: {TARGET}\n"
+    )
     cells = pd.read_csv(folder / "b.csv")
     assert list(cells.columns) == list(backtest.CELL_COLUMNS)
     counts = cells.groupby(["split", "method"]).size().unstack()
     assert counts.loc["up to 4e+08"].tolist() == [8, 8]
     assert counts.loc["up to 8e+08"].tolist() == [4, 4]
     assert counts.loc["targets"].tolist() == [1, 1]
-    assert set(cells.loc[cells["split"] == "targets", "target"]) == {GOAL}
+    assert set(cells.loc[cells["split"] == "targets", "target"]) == {TARGET}
     summary = backtest.summary(cells).set_index(["split", "method"])
     assert summary["n"]["all splits", "paper"] == 12
     kept = cells[(cells["split"] != "targets") & (cells["method"] == "paper")]
@@ -78,13 +80,13 @@ def test_a_method_that_cannot_fit_is_noted():
     few = ["2e+08-1xC", "2e+08-2xC", "4e+08-1xC", "4e+08-5xC", "8e+08-1xC", "8e+08-2xC"]
     cells, failed = backtest.run(frame, few, METHODS, progress=False)
     assert set(cells["method"]) == {"laplace"}
-    (said,) = failed
-    assert said.startswith("up to 4e+08, least-squares: 4 runs cannot fit the 5 parameters")
+    (message,) = failed
+    assert message.startswith("up to 4e+08, least-squares: 4 runs cannot fit the 5 parameters")
     with pytest.raises(InputError, match="4 runs cannot fit"):
         backtest.run(frame, few, {"ls": METHODS["least-squares"]}, progress=False)
 
 
-COMPLAINTS = {
+REFUSED = {
     "sizes": (["2e*", "4e*"], (), "have 2 sizes: a backtest needs three"),
     "task": (LADDER, ("--tasks", "u"), "task 'u' is not in the table"),
     "unknown": (LADDER, ("--target", "40B"), "--target '40B' is not in the table"),
@@ -93,12 +95,12 @@ COMPLAINTS = {
 }
 
 
-@pytest.mark.parametrize("kind", COMPLAINTS)
+@pytest.mark.parametrize("kind", REFUSED)
 def test_bad_input_is_one_line(folder, tmp_path, capsys, kind):
     (tmp_path / "m.csv").write_bytes((folder / "m.csv").read_bytes())
-    train, more, said = COMPLAINTS[kind]
+    train, more, message = REFUSED[kind]
     assert command(tmp_path, *more, train=train) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["m.csv"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "backtest: " in line]
     (line,) = [line for line in lines if line.startswith("ladder backtest: ")]
-    assert said in line
+    assert message in line

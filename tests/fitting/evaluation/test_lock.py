@@ -1,4 +1,4 @@
-"""Locks of forecasts: what they cover."""
+"""Locks of forecasts: the columns and data that they cover."""
 
 import pytest
 

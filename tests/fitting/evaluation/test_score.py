@@ -1,4 +1,4 @@
-"""Locked forecasts: kept, held against later measurements, refused once they were changed."""
+"""Locked forecasts: kept, compared with later measurements, and refused after a change."""
 
 import json
 import shutil
@@ -11,7 +11,7 @@ from fitting import table
 from fitting.evaluation import lock
 from fitting.evaluation.score import read_predictions
 from ladder_jax import cli
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
 TO_COME = "7e+09-40xC"
 COMING = f"{TO_COME}=7e9,5.6e12"  # no FLOPs: an unknown number in the lock
@@ -27,7 +27,7 @@ def later() -> pd.DataFrame:
 def predict(folder, *more):
     ask = ["predict", "--measurements", str(folder / "m.csv"), "--train", *LADDER, "--tasks", "t",
            "text", "--method", "least-squares", "--out", str(folder / "p.csv")]  # fmt: skip
-    return cli.main([*ask, *(more or ("--target", f"{GOAL}=7e9,4.2e12", COMING)), "--lock"])
+    return cli.main([*ask, *(more or ("--target", f"{TARGET}=7e9,4.2e12", COMING)), "--lock"])
 
 
 def score(folder, *more):
@@ -40,7 +40,7 @@ def score(folder, *more):
 def locked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("locked")
     frame = later()
-    table.write(frame[frame["run"] != GOAL], folder / "m.csv")
+    table.write(frame[frame["run"] != TARGET], folder / "m.csv")
     assert predict(folder) == 0
     table.write(frame.sample(frac=1, random_state=0), folder / "later.csv")
     return folder
@@ -68,17 +68,19 @@ def refused(folder, capsys, before, status):
 
 def test_a_locked_forecast_is_scored(folder, capsys):
     made = json.loads((folder / "p.lock").read_text())
-    assert made["config"]["fitted"] == [n for n in later()["run"].unique() if n != GOAL]
+    assert made["config"]["fitted"] == [n for n in later()["run"].unique() if n != TARGET]
     assert made["config"]["targets"][TO_COME] == {
         "n_params": 7e9, "n_tokens": 5.6e12, "flops": None, "rate": None
     }  # fmt: skip
     assert made["config"]["tasks"]["t"] == {"loss": ["t", "bpb"], "acc": ["t", "acc_per_char"]}
     assert score(folder) == 0
-    said = capsys.readouterr().out
-    assert f"p.lock: {made['sha256'][:12]}" in said
-    assert f"{GOAL}: mean error" in said
-    assert f"note: {TO_COME} has no bpb and no acc_per_char in the table: not compared: t\n" in said
-    assert "not in" not in said  # the fitted rows are as they were, if in another order
+    printed = capsys.readouterr().out
+    assert f"p.lock: {made['sha256'][:12]}" in printed
+    assert f"{TARGET}: mean error" in printed
+    assert (
+        f"note: {TO_COME} has no bpb and no acc_per_char in the table: not compared: t\n" in printed
+    )
+    assert "not in" not in printed  # the fitted rows are as they were, if in another order
     scored = pd.read_csv(folder / "scored.csv")
     blind = pd.read_csv(folder / "p.csv")
     measured = ["actual", "abs_error", "rel_error", "actual_loss"]
@@ -90,11 +92,11 @@ def test_a_locked_forecast_is_scored(folder, capsys):
     (folder / "p.csv").rename(folder / "kept.csv")  # what `predict` says of a measured target
     (folder / "p.lock").rename(folder / "kept.lock")
     shutil.copy(folder / "later.csv", folder / "m.csv")
-    assert predict(folder, "--target", GOAL) == 0
-    assert f"locked after it was measured, so it tests nothing: {GOAL}" in capsys.readouterr().out
-    told = pd.read_csv(folder / "p.csv")
-    ours = scored[scored["target"] == GOAL].reset_index(drop=True)
-    pd.testing.assert_frame_equal(ours[measured], told[measured], rtol=1e-12)
+    assert predict(folder, "--target", TARGET) == 0
+    assert f"locked after it was measured, so it tests nothing: {TARGET}" in capsys.readouterr().out
+    predicted = pd.read_csv(folder / "p.csv")
+    ours = scored[scored["target"] == TARGET].reset_index(drop=True)
+    pd.testing.assert_frame_equal(ours[measured], predicted[measured], rtol=1e-12)
     assert np.isnan(ours["actual"]).tolist() == [False, True]  # a text has a loss alone
     assert ours["actual_loss"].notna().all()
 
@@ -104,7 +106,7 @@ def test_the_same_forecast_is_locked_again_and_another_is_refused(folder, capsys
     assert predict(folder) == 0
     assert contents(folder) == before
     capsys.readouterr()
-    another = predict(folder, "--target", f"{GOAL}=7e9,4.2e12")
+    another = predict(folder, "--target", f"{TARGET}=7e9,4.2e12")
     assert "p.lock: holds another forecast" in refused(folder, capsys, before, another)
     unlocked = cli.main(
         ["predict", "--measurements", str(folder / "m.csv"), "--train", *LADDER, "--target",
@@ -139,10 +141,10 @@ CHANGES = {
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_changed_lock_is_refused(folder, capsys, kind):
-    change, said = CHANGES[kind]
+    change, message = CHANGES[kind]
     made = json.loads((folder / "p.lock").read_text())
     (folder / "p.lock").write_text(json.dumps(made | change))
-    assert said in refused(folder, capsys, contents(folder), score(folder))
+    assert message in refused(folder, capsys, contents(folder), score(folder))
 
 
 def test_a_missing_or_damaged_lock_is_one_line(folder, capsys):
@@ -151,10 +153,10 @@ def test_a_missing_or_damaged_lock_is_one_line(folder, capsys):
     assert "p.lock: not found: `ladder predict --lock` makes it" in line
     assert score(folder, "--lock", str(folder / "elsewhere.lock")) == 0
     capsys.readouterr()
-    for text, said in (("{", "cannot be read as a lock"), ("[]", "is no lock of a forecast"),
+    for text, message in (("{", "cannot be read as a lock"), ("[]", "is no lock of a forecast"),
                        ('{"config": {}}', "lacks sha256, data_sha256")):  # fmt: skip
         (folder / "p.lock").write_text(text)
-        assert said in refused(folder, capsys, contents(folder), score(folder))
+        assert message in refused(folder, capsys, contents(folder), score(folder))
 
 
 def test_a_lock_of_an_earlier_version_is_one_line(folder, capsys):
@@ -167,23 +169,23 @@ def test_a_lock_of_an_earlier_version_is_one_line(folder, capsys):
 
 def test_a_target_at_other_tokens_is_not_compared(folder, capsys):
     frame = later()
-    table.write(frame[~((frame["run"] == GOAL) & (frame["step"] > 15))], folder / "later.csv")
+    table.write(frame[~((frame["run"] == TARGET) & (frame["step"] > 15))], folder / "later.csv")
     assert score(folder) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert (
-        f"note: {GOAL} was not measured at the 4,200,000,000,000 tokens forecast, so it is not "
-        "compared: all tasks" in said
+        f"note: {TARGET} was not measured at the 4,200,000,000,000 tokens forecast, so it is not "
+        "compared: all tasks" in printed
     )
     assert pd.read_csv(folder / "scored.csv")[["actual", "actual_loss"]].isna().all(axis=None)
 
 
-def test_changed_measurements_are_told(folder, capsys):
+def test_changed_measurements_are_noted(folder, capsys):
     frame = later()
-    for change, told in ((0.0, False), (1e-12, True)):
+    for change, noted in ((0.0, False), (1e-12, True)):
         table.write(frame.assign(value=frame["value"] * (1 - change)), folder / "later.csv")
         assert score(folder) == 0
-        assert ("the fitted runs are not in" in capsys.readouterr().out) == told
-    table.write(frame[frame["run"] == GOAL], folder / "later.csv")
+        assert ("the fitted runs are not in" in capsys.readouterr().out) == noted
+    table.write(frame[frame["run"] == TARGET], folder / "later.csv")
     assert score(folder) == 0
     assert "the fitted runs are not in" not in capsys.readouterr().out
 

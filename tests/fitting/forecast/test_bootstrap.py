@@ -7,7 +7,7 @@ import pytest
 from fitting.errors import InputError
 from fitting.forecast import ForecastSpec, diagnose, predict
 from fitting.laws import CHINCHILLA
-from tests.planted_compute import GOAL, forecasts, planted, truth
+from tests.planted_compute import TARGET, forecasts, planted, truth
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_bootstrap_repeats_to_the_bit_and_widens_with_level():
 
 
 def test_a_task_that_does_not_move_is_a_control():
-    spec = ForecastSpec(["*"], [GOAL], ["moves", "still"], "bootstrap", inputs="c")
+    spec = ForecastSpec(["*"], [TARGET], ["moves", "still"], "bootstrap", inputs="c")
     moves, still = predict.forecast(planted(), spec)
     assert not diagnose.is_control(moves)
     assert diagnose.is_control(still)
@@ -46,5 +46,5 @@ def test_a_task_that_does_not_move_is_a_control():
 def test_a_law_of_two_inputs_needs_more_runs_than_parameters():
     frame = planted()
     with pytest.raises(InputError, match="3 runs cannot fit the 5 parameters"):
-        predict.forecast(frame, ForecastSpec(["0-*"], [GOAL], ["heldout"], "bootstrap"))
+        predict.forecast(frame, ForecastSpec(["0-*"], [TARGET], ["heldout"], "bootstrap"))
     assert len(CHINCHILLA.params) == 5

@@ -1,4 +1,4 @@
-"""Fitting apart from predicting, laws that a method cannot fit, and the settings of a forecast."""
+"""Separate fits and predictions, laws that a method cannot fit, and settings of a forecast."""
 
 from dataclasses import replace
 
@@ -15,9 +15,9 @@ from fitting.laws import CHINCHILLA, COMPUTE_ONLY, RISING, SINGLE_STEP, Law
 from fitting.observations import build, select
 from fitting.observations.preparation import PAPER, POOLED
 from fitting.posterior import bayes, sampler
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
-FIRST, SECOND = [GOAL, "near=2e9,4e11"], ["far=2e10,8e12"]
+FIRST, SECOND = [TARGET, "near=2e9,4e11"], ["far=2e10,8e12"]
 OWN_LAW = Law("mine", CHINCHILLA.inputs, CHINCHILLA.params, CHINCHILLA.log_mean,
               CHINCHILLA.starts, CHINCHILLA.terms, "none")  # fmt: skip
 
@@ -51,7 +51,7 @@ def test_a_model_fitted_without_targets_predicts_any_targets(frame, method, monk
 
 def test_predictions_say_what_they_are_of(frame):
     runs, p = select.select_runs(frame, LADDER), probabilities([0.5])
-    targets = select.target_runs(frame, [GOAL], runs)
+    targets = select.target_runs(frame, [TARGET], runs)
     for law, known in ((CHINCHILLA, {"loss", "accuracy"}), (RISING, {"accuracy"})):
         data = build.observe(frame, "t", runs, PAPER["bpb"], law)
         model = METHODS["least-squares"].fit([data.observations])
@@ -68,7 +68,7 @@ def test_a_method_refuses_a_law_that_it_cannot_fit(frame):
         for method in ("bayes", "laplace"):
             says = f"`method` {method} cannot fit the law"
             with pytest.raises(InputError, match=says):
-                ForecastSpec(LADDER, [GOAL], ["t"], method, law=law)
+                ForecastSpec(LADDER, [TARGET], ["t"], method, law=law)
             with pytest.raises(InputError, match=says):
                 METHODS[method].fit([data])
         with pytest.raises(InputError, match="the pooled model cannot fit the law"):
@@ -79,7 +79,7 @@ def test_a_method_refuses_a_law_that_it_cannot_fit(frame):
 def test_a_law_of_ones_own_is_fitted_by_the_other_methods(frame):
     for method in OWN_LAW.methods:
         ours, theirs = (
-            to_frame(forecast(frame, ForecastSpec(LADDER, [GOAL], ["t"], method, law=law)))
+            to_frame(forecast(frame, ForecastSpec(LADDER, [TARGET], ["t"], method, law=law)))
             for law in (OWN_LAW, CHINCHILLA)
         )
         np.testing.assert_array_equal(ours["pred"], theirs["pred"])
@@ -87,7 +87,7 @@ def test_a_law_of_ones_own_is_fitted_by_the_other_methods(frame):
 
 def test_settings_are_lists_and_a_dict(frame, tmp_path):
     settings = {"method": "paper", "levels": [0.5, 0.95], "chance": {"t": 0.25}}
-    spec = ForecastSpec(train=LADDER, targets=[GOAL], **{"tasks": ["t"]} | settings)
+    spec = ForecastSpec(train=LADDER, targets=[TARGET], **{"tasks": ["t"]} | settings)
     assert spec.levels == (0.5, 0.95)
     assert spec == replace(spec, levels=(0.5, 0.95))
     table.write(frame, tmp_path / "m.csv")
@@ -115,6 +115,6 @@ def test_bad_settings_get_one_line(settings, says):
 
 def test_a_forecast_needs_runs_and_targets(frame):
     with pytest.raises(InputError, match="`train` names no run"):
-        forecast(frame, ForecastSpec(targets=[GOAL], tasks=["t"]))
+        forecast(frame, ForecastSpec(targets=[TARGET], tasks=["t"]))
     with pytest.raises(InputError, match="`targets` names no run"):
         forecast(frame, ForecastSpec(LADDER, tasks=["t"]))

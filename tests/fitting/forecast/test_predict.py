@@ -1,4 +1,4 @@
-"""Forecasts: the paper's numbers from its measurements, coverage on planted ladders, complaints."""
+"""Forecasts: the paper's numbers from its measurements, coverage on planted ladders, errors."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from fitting.forecast import ForecastSpec, diagnose
 from fitting.forecast import predict as fp
 from fitting.laws import SIGMOID
 from fitting.observations.preparation import PAPER
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 from tests.refits import POINT, settled
 
 
@@ -72,7 +72,7 @@ OTHERS = ["boolq_val", "winogrande_val", "arc_easy_val", "mmlu_humanities_test",
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_tasks_agree_with_a_plain_scipy_fit(public_table, name):
-    """The paper's procedure written out a second time, without our laws, links or selection."""
+    """The paper's procedure written independently, without our laws, links or selection."""
     task = f"{name}_rc_5shot"
     table = public_table[public_table["task"] == task]
     n_d, finals, xs, ys = [], [], [0.0], [1.0]
@@ -132,7 +132,7 @@ def test_the_slip_in_the_start_of_step_2_moves_boolq_alone(public_table, monkeyp
 
 def test_a_planted_ladder_is_forecast():
     table = planted(0, 0.0, 0.0)
-    (row,) = fp.to_frame(published(table, LADDER, [GOAL], tasks=["t"])).to_dict("records")
+    (row,) = fp.to_frame(published(table, LADDER, [TARGET], tasks=["t"])).to_dict("records")
     assert row["abs_error"] < 0.005
     assert row["pred_loss"] == pytest.approx(row["actual_loss"], rel=5e-3)
 
@@ -142,7 +142,7 @@ def test_intervals_hold_about_as_often_as_they_say():
     n, hits = 60, {(level, side): 0 for level in (0.5, 0.95) for side in ("loss", "accuracy")}
     for seed in range(n):
         table = planted(seed, 0.004, 0.004)
-        rows = fp.to_frame(published(table, LADDER, [GOAL], ["t"], levels=[0.5, 0.95]))
+        rows = fp.to_frame(published(table, LADDER, [TARGET], ["t"], levels=[0.5, 0.95]))
         for row in rows.itertuples():
             hits[row.level, "loss"] += row.loss_lo <= row.actual_loss <= row.loss_hi
             hits[row.level, "accuracy"] += row.lo <= row.actual <= row.hi
@@ -153,26 +153,26 @@ def test_intervals_hold_about_as_often_as_they_say():
 
 def test_a_target_measured_elsewhere_is_not_compared():
     table = planted(0, 0.0, 0.0)
-    late = (table["run"] == GOAL) & (table["metric"] == "acc_per_char") & (table["step"] > 10)
-    (forecast,) = published(table[~late], LADDER, [GOAL], ["t"])
+    late = (table["run"] == TARGET) & (table["metric"] == "acc_per_char") & (table["step"] > 10)
+    (forecast,) = published(table[~late], LADDER, [TARGET], ["t"])
     assert np.isnan(forecast.rows[0]["actual"])
     assert not np.isnan(forecast.rows[0]["actual_loss"])
     assert any("not measured at the tokens" in text for text in diagnose.warnings([forecast]))
 
 
-def test_far_apart_evaluations_of_a_target_are_told():
+def test_far_apart_evaluations_of_a_target_are_noted():
     table = planted(0, 0.0, 0.0)
-    for few, told in ((table["step"] % 10 == 0, True), (table["step"] == 20, False)):
-        part = table[(table["run"] != GOAL) | few]
-        notes = diagnose.warnings(published(part, LADDER, [GOAL], ["t"]))
-        assert any("far apart in training" in note for note in notes) == told
+    for few, noted in ((table["step"] % 10 == 0, True), (table["step"] == 20, False)):
+        part = table[(table["run"] != TARGET) | few]
+        notes = diagnose.warnings(published(part, LADDER, [TARGET], ["t"]))
+        assert any("far apart in training" in note for note in notes) == noted
 
 
 def test_a_single_step_needs_no_feature():
     table = planted(0, 0.0, 0.0)
-    whole = fp.to_frame(published(table, LADDER, [GOAL], ["t"], steps="one"))
+    whole = fp.to_frame(published(table, LADDER, [TARGET], ["t"], steps="one"))
     acc = table[table["metric"] == "acc_per_char"]
-    alone = fp.to_frame(published(acc, LADDER, [GOAL], ["t"], steps="one"))
+    alone = fp.to_frame(published(acc, LADDER, [TARGET], ["t"], steps="one"))
     pd.testing.assert_frame_equal(alone, whole)
 
 
@@ -180,7 +180,7 @@ def test_a_zero_loss_is_refused():
     table = planted(0, 0.0, 0.0)
     table.loc[(table["run"] == "2e+08-1xC") & (table["metric"] == "bpb"), "value"] = 0.0
     with pytest.raises(InputError, match=r"run '2e\+08-1xC' has a loss of 0"):
-        published(table, LADDER, [GOAL], ["t"])
+        published(table, LADDER, [TARGET], ["t"])
 
 
 def test_a_target_to_come_needs_only_n_and_d():
@@ -193,7 +193,7 @@ def test_a_target_to_come_needs_only_n_and_d():
     assert np.isnan(unseen["abs_error"])
 
 
-COMPLAINTS = {
+REFUSED = {
     "no such run": ({"train": ["3B-*"]}, "`train` '3B-*' matches no run; the table has 2e+08-1xC"),
     "no such target": ({"targets": ["70B"]}, "`targets` '70B' is not in the table"),
     "bad target": ({"targets": ["70B=7e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
@@ -210,9 +210,9 @@ COMPLAINTS = {
 }
 
 
-@pytest.mark.parametrize("kind", COMPLAINTS)
+@pytest.mark.parametrize("kind", REFUSED)
 def test_bad_requests_get_one_line(kind):
-    change, line = COMPLAINTS[kind]
+    change, line = REFUSED[kind]
     ask = {"train": ["2e*", "4e*"], "targets": ["7e+09-30xC"], "tasks": ["t"]} | change
     with pytest.raises(InputError) as caught:
         published(planted(0, 0.0, 0.0), **ask)

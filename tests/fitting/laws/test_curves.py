@@ -85,8 +85,8 @@ def test_a_planted_law_is_recovered(law):
 
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda c: c.name)
-def test_the_pivot_parts_scales_from_exponents(law):
-    """In its coordinates an exponent turns its term about the centre, and leaves it there."""
+def test_the_pivot_separates_scales_from_exponents(law):
+    """With pivoted parameters, a change of an exponent leaves the term's value at the centre."""
     x = POINT[law] * np.exp(np.random.default_rng(0).normal(size=(40, len(law.inputs))))
     log_x = np.log(x)
     theta = np.array(THETA[law])

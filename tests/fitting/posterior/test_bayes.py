@@ -1,4 +1,4 @@
-"""Pooled Bayesian forecasts: planted ladders, noise, what is too little, what fails its checks."""
+"""Pooled Bayesian forecasts: planted ladders, noise, too little data, and failed checks."""
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from fitting.posterior import archive, bayes, calibration, sampler
 from fitting.posterior.hierarchy import Step1, Step2
 from fitting.table import validate
 
-GOAL = "goal=7e9,4e11"
+TARGET = "target=7e9,4e11"
 TASKS = [f"task{t}" for t in range(4)]
 CHANCE = dict(zip(TASKS, (0.25, 0.25, 0.5, 0.2), strict=True))
 
@@ -27,7 +27,7 @@ def as_table(seed=0, accuracy=None) -> pd.DataFrame:
 
 def forecast(frame, train="r*", tasks=TASKS, method="laplace", **settings):
     settings = {"chance": CHANCE, "levels": [0.5, 0.95]} | settings
-    return predict.forecast(frame, ForecastSpec([train], [GOAL], list(tasks), method, **settings))
+    return predict.forecast(frame, ForecastSpec([train], [TARGET], list(tasks), method, **settings))
 
 
 def width(made, level=0.95) -> float:
@@ -35,7 +35,7 @@ def width(made, level=0.95) -> float:
     return float(np.mean([row["hi"] - row["lo"] for row in rows]))
 
 
-def test_numpy_and_jax_say_the_same():
+def test_numpy_and_jax_agree():
     rng = np.random.default_rng(0)
     p = {name: rng.normal(size=(5, 3)) for name in (
         "logit_floor", "logit_share", "log_exponent_n_params", "log_exponent_n_tokens", "floor",
@@ -74,7 +74,7 @@ def test_nuts_ranks_are_uniform():
     assert not calibration.uniformity(ranks**2).set_index("quantity")["p_holm"].min() > 0.01
 
 
-def test_checks_that_fail_are_told(monkeypatch):
+def test_failed_checks_are_noted(monkeypatch):
     monkeypatch.setattr(sampler, "MIN_ESS", 1e9)
     monkeypatch.setattr(sampler, "N_WARMUP", 50)
 
@@ -109,7 +109,9 @@ def test_a_nan_among_draws_fails_the_checks():
     stats = {"diverging": np.zeros((4, 100)), "energy": rng.normal(size=(4, 100))}
     assert sampler._health(values, stats)["r_hat"] < 1.1
     values["a"][0, 0] = np.nan
-    assert any("r_hat nan" in said for said in sampler._problems(sampler._health(values, stats)))
+    assert any(
+        "r_hat nan" in message for message in sampler._problems(sampler._health(values, stats))
+    )
 
 
 def test_a_targets_rate_is_the_runs_unless_it_is_known():
@@ -175,7 +177,7 @@ def test_too_little_is_wide_or_refused():
         forecast(frame, steps="one")
 
 
-def test_a_constant_accuracy_keeps_its_doubt():
+def test_a_constant_accuracy_keeps_its_uncertainty():
     flat = forecast(as_table(accuracy=0.25), tasks=["task0"], chance={"task0": 0.25})
     (low, high) = (flat[0].rows[1][side] for side in ("lo", "hi"))
     assert low < 0.25 < high
@@ -183,7 +185,7 @@ def test_a_constant_accuracy_keeps_its_doubt():
     assert any("rests on priors" in note for note in diagnose.warnings(flat))
 
 
-def test_an_unknown_chance_is_told():
+def test_an_unknown_chance_is_noted():
     frame = as_table()
     known, unknown = forecast(frame), forecast(frame, chance={})
     assert any("accuracy of guessing" in note for note in diagnose.warnings(unknown))

@@ -1,4 +1,4 @@
-"""The report: figures, and what it was made from."""
+"""The report: figures, and its sources."""
 
 import pandas as pd
 

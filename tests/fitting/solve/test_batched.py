@@ -1,4 +1,4 @@
-"""Many fits at once: minima no worse than scipy's, weights that mean what they say, bounds kept."""
+"""Many fits at once: minima no worse than scipy's, weights as repeated points, bounds kept."""
 
 import numpy as np
 import pytest
@@ -104,7 +104,7 @@ def test_a_link_by_least_squares_equals_scipys(rng):
 
 
 def test_more_problems_than_places_come_out_in_their_order(rng):
-    """Problems of their own points, starts and weights: each as if it had been alone."""
+    """Problems with different points, starts and weights: each has the result of a single fit."""
     n = 3 * batched._PLACES + 5
     y = np.stack([observed(0.01, rng) for _ in range(n)])
     weights = rng.dirichlet(np.ones(16), n) * 16
@@ -130,7 +130,7 @@ def test_interpolation_with_fewer_points_than_parameters_ends(rng):
 
 
 def test_points_of_weight_zero_are_as_good_as_absent(rng):
-    """Twelve runs are padded to sixteen with points where this law has no logarithm."""
+    """Twelve runs are padded to sixteen with points at which this law is not positive."""
     x, theta = X[:12], np.array([2.0, 2.0, 0.15, 0.17, 0.95])
     y = predict(RISING, theta, x) * np.exp(0.005 * rng.standard_normal(12))
     starts = RISING.starts(np.log(x), np.log(y))[None]

@@ -9,7 +9,7 @@ from fitting.solve import multistart
 from tests.planted_compute import LAW
 
 
-def test_a_run_resampled_to_nothing_leaves_no_trace():
+def test_a_run_of_weight_zero_has_no_effect():
     x = np.geomspace(1e12, 1e15, 9)[:, None]
     y = curve_value(COMPUTE_ONLY, LAW, x)
     y[3] *= 1.5

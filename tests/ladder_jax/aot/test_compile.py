@@ -125,7 +125,7 @@ def test_flops_before_compiling_are_those_after_and_near_the_closed_form():
 
 
 def pretend(needs, tried):
-    """A compiler: `needs` gives GiB from (mesh, remat); the full effort takes a tenth less."""
+    """A fake compiler: `needs` gives GiB from (mesh, remat); full effort needs a tenth less."""
 
     def compile_step(run, effort):
         tried.append((run.mesh.tensor, run.model.remat, run.mesh.micro_seqs, effort))
@@ -155,7 +155,7 @@ def test_the_search_finds_the_least_recomputation_then_the_largest_micro_batch()
     ]
 
 
-def test_what_is_printed_lays_a_run_out_alike():
+def test_the_printed_overrides_give_the_compiled_layout():
     model = replace(SMALL, attention="plain", remat="dots", scan_layers=True)
     found = RunConfig(model=model, mesh=MeshConfig(1, 4, 2, 8))
     words = search_.overrides(found)
@@ -204,13 +204,13 @@ def test_json_holds_what_checks_read(monkeypatch, capsys):
     assert (found["batch_seqs"], found["flops_ratio"]) == (128, 1.0)
     assert found["mesh"] == {"data": 1, "fsdp": 16, "tensor": 1, "micro_seqs": 1}
     assert main([*command, "--mesh", "fsdp=8,tensor=2", "--micro-seqs", "4"]) == 0
-    said = capsys.readouterr().out
-    assert "short by 0.00 GiB a chip" in said
-    assert "--mesh.fsdp 8 --mesh.tensor 2 --mesh.micro_seqs 4 --model.remat full" in said
+    printed = capsys.readouterr().out
+    assert "short by 0.00 GiB a chip" in printed
+    assert "--mesh.fsdp 8 --mesh.tensor 2 --mesh.micro_seqs 4 --model.remat full" in printed
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["14B", "v5e:4x4"], "no size '14B'; there are 190M"),
         (["190M", "v5e"], "is not GENERATION:SHAPE"),
@@ -223,11 +223,11 @@ def test_json_holds_what_checks_read(monkeypatch, capsys):
         (["190M", "v5e:4x4", "--mesh", "fsdp=16", "--search"], "leave --mesh out"),
     ],
 )
-def test_bad_input_gets_one_line_before_the_compiler_is_asked(arguments, said, capsys):
+def test_bad_input_gets_one_line_before_anything_is_compiled(arguments, message, capsys):
     size, topology, *rest = arguments
     assert main(["compile", "--size", size, "--topology", topology, *rest]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     assert error.count("\n") == 1
 
 
@@ -263,8 +263,8 @@ def test_the_table_keeps_its_rows_and_compiles_what_is_missing(tmp_path, monkeyp
     assert asked == [("190M", "v5e:4x4"), ("190M", "v6e:4x4")]
     compile_table.main(["--out", out, "--sizes", "190M", "13B", "--slices", "v5e:4x4"])
     assert asked[2:] == [("13B", "v5e:4x4")]
-    said = capsys.readouterr().out.splitlines()
-    assert said[-2:] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-2:] == [
         "| 190M | 9.0, 1x16x1, none 2 | 9.0, 1x16x1, none 2 |",
         "| 13B | short by 3.0 |  |",
     ]

@@ -1,4 +1,4 @@
-"""A cache with made-up public tasks, models and scored runs for the tests of `ladder eval`."""
+"""A cache with invented public tasks, models and scored runs for the tests of `ladder eval`."""
 
 import shutil
 from dataclasses import replace
@@ -31,7 +31,7 @@ from tests.olmes_wheels import publish, tokenizer
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Made-up public tasks in the cache, models, a tokenizer and a task of one's own."""
+    """Invented public tasks in the cache, models, a tokenizer and a user's own task."""
     root = tmp_path_factory.mktemp("home")
     words = tokenizer(root / "bpe")
     (root / "tokenizer.json").write_bytes(words)
@@ -71,13 +71,13 @@ def runs(home):
 
 @pytest.fixture
 def old(home, runs, tmp_path):
-    """A copy of the run that was scored at its checkpoints alone."""
+    """A copy of the run that was scored only at its checkpoints."""
     return shutil.copytree(home.root / "plain", tmp_path / "runs" / "old")
 
 
 @pytest.fixture
 def idle(monkeypatch):
-    """From its call on, computing a score raises `Scored`; called again, it does not."""
+    """A switch: after its call, computing a score raises `Scored`; after a second call, not."""
     real = loglik._computed
 
     def refuse(*args):

@@ -96,24 +96,27 @@ def test_fits_never_overwrite_what_is_read_or_written(tmp_path, capsys):
     measurements = tmp_path / "m.csv"
     measurements.write_text("kept")
     ask = ["predict", "--measurements", str(measurements), "--train", "a", "--target", "b"]
-    for fits, said in ((str(measurements), "the measurements"), (str(tmp_path / "p.csv"), "--out")):
+    for fits, message in (
+        (str(measurements), "the measurements"),
+        (str(tmp_path / "p.csv"), "--out"),
+    ):
         assert cli.main([*ask, "--out", str(tmp_path / "p.csv"), "--fits", fits]) == 2
-        assert f"--fits is {said}: name another file" in capsys.readouterr().err
+        assert f"--fits is {message}: name another file" in capsys.readouterr().err
     assert measurements.read_text() == "kept"
 
 
 def test_what_a_method_would_ignore_is_refused(tmp_path, capsys):
     ask = ["predict", "--measurements", "none.csv", "--train", "a", "--target", "b", "--out",
            str(tmp_path / "p.csv")]  # fmt: skip
-    for more, said in (
+    for more, message in (
         (["--chance", "boolq"], "write TASK=P"),
         (["--chance", "x=1.5", "--tasks", "x"], "write TASK=P"),
         (["--chance", "y=.5", "--tasks", "x"], "'y' is not among --tasks"),
-        (["--chance", "x=.5", "--tasks", "x", "--method", "paper"], "--method paper uses none"),
+        (["--chance", "x=.5", "--tasks", "x", "--method", "paper"], "--method paper does not"),
         (["--draws", "d.csv"], "must end in .nc"),
         (["--draws", "d.nc", "--method", "paper"], "needs bayes or laplace"),
     ):
         assert cli.main([*ask, *more]) == 2
         error = capsys.readouterr().err
-        assert said in error, error
+        assert message in error, error
         assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""`ladder eval`: scores of tasks from labels to a table, and what a store holds."""
+"""`ladder eval`: from labels of tasks to a table of scores, and the content of a store."""
 
 import math
 import sys
@@ -86,7 +86,7 @@ def test_a_model_of_hugging_face_is_scored(home, tmp_path, capsys):
 
 
 def check_against_plain_logits(home, parts):
-    """A document that fits and one that is cut, each choice by itself, logits everywhere."""
+    """A document that fits and one that is cut, each choice alone, logits at every token."""
     words = find_tokenizer(str(home.root / "tokenizer.json"))
     forward = jax.jit(lambda tokens: decoder.bind(MODEL, home.params)(tokens))
     for task in (ARC, "mmlu_other_test_rc_5shot"):
@@ -110,11 +110,11 @@ def test_tokens_and_a_name_are_added_without_scoring_again(home, tmp_path, idle)
     plain = read(out)
     idle()
     assert evaluate(*ask, "--n-tokens", "4e18", "--name", "mine-4T") == 0
-    told = read(out)
-    assert values(told) == values(plain)
-    assert set(told["run"]) == {"mine-4T"}
-    assert set(told["n_tokens"]) == {4 * 10**18}
-    assert set(told["flops"]) == {4e18 * counts.flops_per_token(MODEL)}  # no integer holds it
+    named = read(out)
+    assert values(named) == values(plain)
+    assert set(named["run"]) == {"mine-4T"}
+    assert set(named["n_tokens"]) == {4 * 10**18}
+    assert set(named["flops"]) == {4e18 * counts.flops_per_token(MODEL)}  # no integer holds it
 
 
 def test_what_a_store_holds_is_not_scored_again(home, tmp_path, idle):
@@ -159,7 +159,7 @@ def test_what_a_store_holds_is_not_scored_again(home, tmp_path, idle):
     assert set(store.read(held)["doc"]) == {0, 1}  # other documents do replace them
     assert ask(2, tasks=[ARC]) == 0
     assert ask(2) == 0
-    assert set(read(out)["task"]) == {"mine"}  # what was asked for, of what is held
+    assert set(read(out)["task"]) == {"mine"}  # only the requested task, of those in the store
 
 
 def test_devices_share_the_work(home, tmp_path, capsys, monkeypatch):
@@ -179,7 +179,7 @@ def test_unconditional_scores_can_be_left_out(home, tmp_path):
     assert set(read(tmp_path / "a.csv")["metric"]) == RANKED
 
 
-def test_a_tokenizer_that_cuts_and_pads_is_told_not_to(home, tmp_path, idle):
+def test_truncation_and_padding_of_a_tokenizer_are_switched_off(home, tmp_path, idle):
     ask = ["--hf", home.root / "tiny", "--tasks", ARC, "--out", tmp_path / "a.csv"]
     assert evaluate(*ask) == 0
     cutting = Tokenizer.from_file(str(home.root / "tokenizer.json"))
@@ -219,16 +219,16 @@ def test_measurements_come_from_stores_alone(home, tmp_path, capsys):
     store.write(frame, plain)
     (tmp_path / "empty").mkdir()
     before = contents(tmp_path)
-    for path, said in (
+    for path, message in (
         (measured, "column 'doc' is missing"), (bad, "cannot be read"),
-        (plain, "does not say which run it is of: write it with ladder eval"),
+        (plain, "does not say to which run it belongs: write it with ladder eval"),
         (tmp_path / "empty", "holds no score store"), (tmp_path / "none.parquet", "cannot be read"),
     ):  # fmt: skip
-        one_line(capsys, [*ask, path, "--out", tmp_path / "n.csv"], str(path), said)
+        one_line(capsys, [*ask, path, "--out", tmp_path / "n.csv"], str(path), message)
     assert contents(tmp_path) == before
 
 
-def test_the_overlap_with_training_text_is_told(home, tmp_path, capsys):
+def test_the_overlap_with_training_text_is_printed(home, tmp_path, capsys):
     passage = "the quick brown fox jumps over a lazy dog while owls hum softly"
     rows = [{"context": text, "choices": [" now", " never"], "gold": 0}
             for text in (passage, passage[::-1], "too short")]  # fmt: skip

@@ -37,8 +37,8 @@ def test_weights_that_give_no_numbers_are_one_line(home, tmp_path, capsys):
     before = contents(tmp_path)
     ask = ["--hf", tmp_path / "broken", "--tasks", ARC, "--out", tmp_path / "a.csv"]
     assert evaluate(*ask) == 2
-    said = capsys.readouterr().err.splitlines()[-1]  # after the progress bar
-    assert said.startswith("ladder eval: the weights give scores that are not finite: check")
+    message = capsys.readouterr().err.splitlines()[-1]  # after the progress bar
+    assert message.startswith("ladder eval: the weights give scores that are not finite: check")
     assert contents(tmp_path) == before
 
 
@@ -54,8 +54,8 @@ REFUSED = {
         ["--hf", "{home}/few"], [*MY, "--tokenizer", "{home}/tokenizer.json"],
         "--tokenizer {home}/tokenizer.json: has 300 entries", "vocabulary 288",
     ),
-    "window": (HF, [*MY, "--window", "65"], "--window 65: the model was made for 64 tokens"),
-    "one name": (HF, [*MY, "{here}/twin/mine.jsonl"], "two of the tasks have one name"),
+    "window": (HF, [*MY, "--window", "65"], "--window 65: the model's limit is 64 tokens"),
+    "one name": (HF, [*MY, "{here}/twin/mine.jsonl"], "two tasks have the same name"),
     "row": (HF, ["--tasks", "{here}/bad.jsonl"], "bad.jsonl: row 2: gold index 5 for 2 choices"),
     "long": (
         HF, ["--tasks", "{here}/long.jsonl"], "'long': document 1: a continuation of 9",
@@ -65,7 +65,7 @@ REFUSED = {
     "out": (HF, [*MY, "--out", "{here}/a.txt"], "--out {here}/a.txt: name a .csv or .parquet"),
     "store": (HF, [*MY, "--store", "{here}/s.csv"], "--store {here}/s.csv: name a .parquet file"),
     "store is out": (
-        HF, [*MY, "--store", "{here}/e.parquet", "--out", "{here}/e.parquet"], "is --out as well"
+        HF, [*MY, "--store", "{here}/e.parquet", "--out", "{here}/e.parquet"], "is also --out"
     ),
     "store is a table": (HF, [*MY, "--store", "{here}/t.parquet"], "column 'doc' is missing"),
     "directory": (["--hf", "{here}/none"], MY, "{here}/none", "no such directory"),
@@ -73,13 +73,13 @@ REFUSED = {
     "untrained": (["--checkpoint", "{here}/untrained"], MY, "untrained: holds no checkpoint"),
     "steps": (OF_RUN, [*MY, "--steps", "8;16"], "--steps 8;16: give all, last, or numbers"),
     "step": (OF_RUN, [*MY, "--steps", "8,9"], "no checkpoint of step 9; there are [8, 16]"),
-    "steps of --hf": (HF, [*MY, "--steps", "8"], "--steps 8: is of --checkpoint"),
+    "steps of --hf": (HF, [*MY, "--steps", "8"], "--steps 8: needs --checkpoint"),
     "many steps": (
-        OF_RUN, [*MY, "--steps", "all", "--store", "{here}/s.parquet"], "--store: holds one step"
+        OF_RUN, [*MY, "--steps", "all", "--store", "{here}/s.parquet"], "--store: a store holds"
     ),
-    "NaN": (HF, [*MY, "--n-tokens", "nan"], "--n-tokens nan: give how many tokens"),
-    "no tokens": (HF, [*MY, "--n-tokens", "0"], "--n-tokens 0: give how many tokens"),
-    "tokens": (OF_RUN, [*MY, "--n-tokens", "9"], "--n-tokens: is of --hf"),
+    "NaN": (HF, [*MY, "--n-tokens", "nan"], "--n-tokens nan: give a number of tokens"),
+    "no tokens": (HF, [*MY, "--n-tokens", "0"], "--n-tokens 0: give a number of tokens"),
+    "tokens": (OF_RUN, [*MY, "--n-tokens", "9"], "--n-tokens: needs --hf"),
     "overlap": (HF, [*MY, "--overlap", "{here}/none"], "none' does not exist"),
 }  # fmt: skip
 
@@ -92,11 +92,11 @@ def test_bad_input_is_one_line_and_writes_nothing(home, runs, tmp_path, capsys, 
     pd.DataFrame(columns=table.COLUMNS).to_parquet(tmp_path / "t.parquet")
     (tmp_path / "untrained").mkdir()
     (tmp_path / "untrained" / "config.json").write_text(to_json(runs.plain))
-    model, flags, *said = REFUSED[kind]
+    model, flags, *parts = REFUSED[kind]
     known = {"home": home.root, "here": tmp_path}
     ask = [text.format(**known) for text in (*model, "--out", "{here}/e.csv", *flags)]
     before = contents(tmp_path) | contents(home.root)
-    one_line(capsys, ["eval", *ask], *(words.format(**known) for words in said))
+    one_line(capsys, ["eval", *ask], *(words.format(**known) for words in parts))
     assert contents(tmp_path) | contents(home.root) == before
     assert not (tmp_path / "untrained" / "checkpoints").exists()
 

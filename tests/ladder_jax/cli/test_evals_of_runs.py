@@ -56,8 +56,8 @@ def test_a_run_is_scored_while_it_trains(home, runs):
 
 def test_scoring_changes_nothing_in_training(home, runs):
     def logged(name):
-        told = ("loss", "lr", "grad_norm", "param_norm")
-        return {row["step"]: [row[k] for k in told] for row in metrics_log.read(home.root / name)}
+        logged = ("loss", "lr", "grad_norm", "param_norm")
+        return {row["step"]: [row[k] for k in logged] for row in metrics_log.read(home.root / name)}
 
     watched, plain = logged("watched"), logged("plain")
     assert {step: watched[step] for step in plain} == plain
@@ -78,16 +78,16 @@ def test_a_step_whose_scoring_was_cut_short_is_scored_later(home, runs, tmp_path
     before = store.read(kept_stores(copy)[8])
     kept_stores(copy)[8].unlink()
     run_directory.eval_path(copy, 8, "heldout").unlink()
-    assert run_directory.scored_steps(runs.watched) == [16]  # 8 is none of those scored anyway
+    assert run_directory.scored_steps(runs.watched) == [16]  # step 8 is not one of the scored steps
     assert score(runs.watched, copy, home.cache, progress=False)
     pd.testing.assert_frame_equal(store.read(kept_stores(copy)[8]), before)
     assert run_directory.eval_path(copy, 8, "heldout").is_file()
 
 
-def test_bad_tasks_are_told_before_a_run_is_trained(home, runs, tmp_path):
+def test_bad_tasks_are_refused_before_a_run_is_trained(home, runs, tmp_path):
     twin = write_jsonl(tmp_path / "twin" / "mine.jsonl", MINE)
     long = write_jsonl(tmp_path / "long.jsonl", [LONG])
-    for tasks, said in (
+    for tasks, message in (
         (["arc_easyy"], "task 'arc_easyy' is unknown"),
         ([str(home.mine), str(twin)], "two of the tasks are named 'mine'"),
         (
@@ -96,7 +96,7 @@ def test_bad_tasks_are_told_before_a_run_is_trained(home, runs, tmp_path):
         ),
     ):
         run = replace(runs.plain, eval=EvalConfig(tuple(tasks)))
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             train_and_score(run, tmp_path / "run", home.cache, progress=False)
         assert not (tmp_path / "run").exists()
 
@@ -111,7 +111,7 @@ def test_a_run_that_diverges_is_no_defect_of_the_scorer(home, runs, tmp_path):
 
 
 def other_text(run, folder):
-    """The same run, had it been told to read this text."""
+    """The same run with another text as its data source."""
     folder.mkdir()
     for i in range(12):
         (folder / f"{i}.txt").write_text(story(99 + i), encoding="utf-8")
@@ -159,8 +159,8 @@ def test_tasks_are_added_to_an_old_run(home, runs, old, tmp_path, idle, capsys):
     assert sorted(set(frame["step"])) == [8, 16]
     logged = {row["step"]: row["lr"] for row in metrics_log.read(old)}
     for step, rows in frame.groupby("step"):
-        told = ["run", "size", "seed", "n_tokens", "flops", "lr", "lr_peak"]
-        (known,) = rows[told].drop_duplicates().to_numpy().tolist()
+        columns = ["run", "size", "seed", "n_tokens", "flops", "lr", "lr_peak"]
+        (known,) = rows[columns].drop_duplicates().to_numpy().tolist()
         n = step * 8 * 64
         assert known == ["ours", "S", 0, n, n * counts.flops_per_token(MODEL), logged[step], 0.01]
         mine = before[(before["task"] == "mine") & (before["step"] == step)]

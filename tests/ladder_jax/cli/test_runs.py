@@ -77,7 +77,7 @@ def test_nothing_is_written_before_data_and_flags_are_right(
     lost = replace(ladder.base, data=replace(ladder.base.data, path=str(tmp_path / "lost")))
     elsewhere = replace(small_experiment, ladder=replace(ladder, base=lost))
     monkeypatch.setattr(experiment, "load", lambda name: elsewhere)
-    for flags, complaint in (
+    for flags, message in (
         ([], "lost"),
         (["--optim.lr_peak", "3"], "the rest is the experiment's config"),
         (["--mesh.fdsp", "3"], "did you mean --mesh.fsdp"),
@@ -85,7 +85,7 @@ def test_nothing_is_written_before_data_and_flags_are_right(
         (["--executor", "ray", "--resources", "x:cpu=1"], "no size 'x'"),
     ):
         assert cli.main(["run", "t", "--out", str(out), *flags]) == 2
-        assert complaint in capsys.readouterr().err
+        assert message in capsys.readouterr().err
         assert not out.exists()
     with launch.held(out):
         assert cli.main(["run", "t", "--out", str(out), "--data.path", ladder.base.data.path]) == 2

@@ -1,4 +1,4 @@
-"""`ladder data build`: the same bytes whatever happens."""
+"""`ladder data build`: the same bytes after any interruption and with any number of workers."""
 
 import json
 import signal
@@ -22,7 +22,7 @@ from tests.processes import children, lives, until
 pytestmark = pytest.mark.usefixtures("small_units")
 
 
-def test_less_is_made_where_less_is_wanted(folder, whole, tmp_path):
+def test_a_smaller_build_makes_fewer_shards(folder, whole, tmp_path):
     outcome = build.build(
         mixed(folder, n_tokens=800, heldout_fraction=0.5), str(tmp_path), 2, progress=False
     )
@@ -90,7 +90,7 @@ if __name__ == "__main__":
 """
 
 
-def test_killed_and_begun_again_it_makes_the_same_bytes(folder, whole, tmp_path):
+def test_killed_and_restarted_it_makes_the_same_bytes(folder, whole, tmp_path):
     import draccus
 
     script, config, out = tmp_path / "run.py", tmp_path / "mixture.json", tmp_path / "out"

@@ -1,4 +1,4 @@
-"""A finished build, read by training: nothing lost, shares, batches, processes that read."""
+"""A finished build, read by training: complete, with the right shares, batches and readers."""
 
 import contextlib
 import json

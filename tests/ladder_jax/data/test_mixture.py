@@ -1,4 +1,4 @@
-"""The config of a mixture: one line for what is wrong."""
+"""The config of a mixture: one line for each error."""
 
 import json
 
@@ -15,7 +15,7 @@ BAD = {
         {"sources": {"a": {"path": "x", "weigt_": 1}}},
         "`sources.a`: The fields `weigt_`",
     ),
-    "kind": ({"sources": {"a": {"path": "x", "kind": "csv"}}}, "`kind` 'csv' is none of jsonl"),
+    "kind": ({"sources": {"a": {"path": "x", "kind": "csv"}}}, "`kind` 'csv' is not one of jsonl"),
     "type": ({"n_tokens": "many"}, "`n_tokens`: Couldn't parse 'many'"),
     "none": ({"sources": {}}, "`sources` is empty"),
     "name": ({"sources": {"a/b": {"path": "x"}}}, "'a/b': use letters, digits"),

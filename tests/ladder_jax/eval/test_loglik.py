@@ -55,7 +55,7 @@ def params():
 
 
 def plain(params, tokenizer, context, choice):
-    """Log-likelihood and greediness of one choice alone, logits everywhere."""
+    """Log-likelihood and greediness of one choice alone, with logits at every token."""
     context, ids = tokenizer.encode(context).ids, tokenizer.encode(choice).ids
     inputs = np.zeros((1, MODEL.seq_len), np.int32)
     inputs[0, : len(context) + len(ids)] = context + ids
@@ -178,7 +178,7 @@ def test_every_token_is_packed_once_and_rows_are_well_filled(tokenizer):
     assert len({call.token.shape for call in calls}) <= 2
 
 
-def test_a_context_that_is_too_long_is_cut_alike_for_all_choices(params, tokenizer):
+def test_a_too_long_context_is_cut_equally_for_all_choices(params, tokenizer):
     document = Question(story(1, 60), (" fox", " owls hum softly over the dogs"), 0)
     context = tokenizer.encode(document.context).ids
     choices = [tokenizer.encode(c).ids for c in document.choices]
@@ -276,7 +276,7 @@ def test_weights_that_are_not_finite_are_refused(params, tokenizer):
     ("seed", "tokens"), [(0, 1), pytest.param(1, 1024, marks=pytest.mark.slow)]
 )
 def test_random_bundles_are_scored_as_if_alone(seed, tokens, params, monkeypatch):
-    """Few token ids, so that contexts and choices share, repeat and begin one another."""
+    """Few token ids, so that contexts and choices have common prefixes and repetitions."""
     monkeypatch.setattr(packing, "_GROUP_COST", 8)
     rng = np.random.default_rng(seed)
     base = rng.integers(0, 3, 40)

@@ -3,7 +3,7 @@
 from ladder_jax.eval import sanity_checks
 
 
-def test_the_alarm_rings_where_accuracy_is_guessing_though_bpb_is_fine():
+def test_chance_accuracy_with_low_bpb_is_warned_about():
     good = {"bpb": 0.9, "acc_per_char": 0.251}
     assert "of guessing" in str(
         sanity_checks.at_chance("hellaswag_val_rc_5shot", good, 0.25, 10_000)

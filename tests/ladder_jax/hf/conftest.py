@@ -12,7 +12,7 @@ from tests.helpers import BIG
 
 @pytest.fixture(scope="module")
 def params():
-    """Weights of `BIG`; norm scales are random too, so that a dropped or swapped one shows."""
+    """Weights of `BIG`; norm scales are random too, so that a missing one is noticed."""
     leaves, tree = jax.tree.flatten(decoder.abstract_params(BIG))
     rng = np.random.default_rng(0)
     return tree.unflatten([rng.normal(size=x.shape).astype(np.float32) for x in leaves])

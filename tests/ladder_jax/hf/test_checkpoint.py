@@ -32,7 +32,7 @@ def golden():
 
 @pytest.fixture
 def saved(tmp_path, golden):
-    """A function that lays out the golden model, with changes to its config and weights."""
+    """A function that writes the golden model, with changes to its config and weights."""
 
     def save(changes=None, weights=None, version=5):
         config = json.loads((GOLDEN / f"olmo2_config_v{version}.json").read_text())
@@ -199,9 +199,9 @@ def test_a_config_that_the_decoder_cannot_follow_is_refused(saved, field):
 def test_a_missing_theta_and_a_damaged_config_are_refused(saved, tmp_path):
     directory = saved({"rope_parameters": "absent"})
     refused(lambda: hf.read_config(directory), "rope_theta is missing")
-    for text, said in (("{", "not valid JSON"), ("[]", "list")):
+    for text, message in (("{", "not valid JSON"), ("[]", "list")):
         (directory / "config.json").write_text(text)
-        refused(lambda: hf.read_config(directory), said)
+        refused(lambda: hf.read_config(directory), message)
     refused(lambda: hf.read_config(tmp_path), "not found")
 
 
@@ -216,9 +216,9 @@ def test_tensors_of_another_model_are_refused(golden, saved):
         (weights | {EMBED: weights[EMBED][:60]}, (EMBED, "(60, 32)", "(64, 32)")),
         (weights | {key: weights[key].astype(np.float64)}, (key, "F64")),
     ]
-    for changed, said in cases:
+    for changed, parts in cases:
         saved(weights=changed)
-        refused(lambda: hf.read_params(directory, OLMO2), *said)
+        refused(lambda: hf.read_params(directory, OLMO2), *parts)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 100, -4])
@@ -268,7 +268,7 @@ def test_nothing_half_written_is_left(tmp_path, params, tokenizer, monkeypatch):
         refused(lambda: hf.write(out, BIG, params, None, "float32", 4e4), "No space left on device")
     assert list(tmp_path.iterdir()) == []
     out.mkdir()
-    hf.write(out, BIG, params)  # an empty one will do
+    hf.write(out, BIG, params)  # an empty directory is enough
     before = sorted(out.iterdir())
     refused(lambda: hf.write(out, BIG, params), "is not empty: choose")
     refused(lambda: hf.write(out / "config.json", BIG, params), "cannot be written")

@@ -1,4 +1,4 @@
-"""Models of Hugging Face: from a hub, through run directories, and as transformers sees them."""
+"""Hugging Face models: from a hub, through run directories, and loaded by transformers."""
 
 import contextlib
 import http.server
@@ -35,7 +35,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The few addresses of a hub that fetching a snapshot asks for."""
+    """Serves the few addresses of a hub that are needed to fetch a snapshot."""
 
     files: dict[str, bytes] = {}  # noqa: RUF012 (one hub at a time)
     asked: list[str] = []  # noqa: RUF012
@@ -78,7 +78,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A server that huggingface_hub takes for the hub, while the test runs or `stop` is called."""
+    """A server that huggingface_hub uses as the hub, until the test ends or `stop` is called."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -116,7 +116,7 @@ def test_a_model_is_fetched_from_the_hub_once(hub, tmp_path, params, tokenizer):
     assert hf.locate("org/model") == found
 
 
-def test_what_is_not_on_the_hub_is_said_in_a_line(hub, tmp_path, monkeypatch):
+def test_a_model_missing_on_the_hub_gets_one_line(hub, tmp_path, monkeypatch):
     refused(lambda: hf.locate("org/none"), "org/none is neither a directory nor a model")
     refused(lambda: hf.locate("org/gated"), "gated", "accept its terms")
     refused(lambda: hf.locate("org/model@none"), "no revision 'none'")
@@ -163,7 +163,7 @@ def test_a_model_goes_through_a_run_directory_to_the_bit(
     assert made == RunConfig(name="source", n_steps=1, batch_seqs=4000, model=BIG)
     assert is_trained(made, out)
     assert scored_steps(made) == [1]
-    train(made, out, tmp_path / "no-cache")  # nothing is left to train, nor asked of any text
+    train(made, out, tmp_path / "no-cache")  # nothing is left to train, and no text is read
     assert not (tmp_path / "no-cache").exists()
     write_eval(out, 1, "heldout", {"lm_loss": 2.0}, 7)
     assert set(own_runs.from_runs(out.parent)["n_tokens"]) == {64_000}
@@ -178,7 +178,7 @@ def test_a_model_goes_through_a_run_directory_to_the_bit(
     assert [p.name for p in out.parent.iterdir()] == ["mine"]
 
 
-def test_an_imported_state_is_one_that_training_knows(tmp_path, params):
+def test_an_imported_state_has_the_form_of_a_trained_one(tmp_path, params):
     hf.write(tmp_path / "source", BIG, params)
     importing(tmp_path / "source", tmp_path / "run")
     made = load_json(RunConfig, tmp_path / "run" / "config.json")
@@ -225,7 +225,7 @@ def test_a_failed_import_leaves_nothing(tmp_path, params):
 
 
 def save_steps(run, directory, packed, params):
-    """Two checkpoints as training leaves them, without the time it takes to compile."""
+    """Two checkpoints as written by training, but without the time of compilation."""
     moments = optimizer.transformation(run.model, run.optim).init(jax.tree.map(jnp.asarray, params))
     saved = {1: params, 2: jax.tree.map(lambda x: x * np.float32(1.1), params)}
     checkpoints = Checkpoints(directory / "checkpoints")

@@ -1,4 +1,4 @@
-"""Executors: what is started again, what has failed; real Ray nodes killed, Slurm acted out."""
+"""Executors: restarts and failures; Ray with real nodes that are killed, Slurm as scripts."""
 
 import os
 import signal
@@ -29,12 +29,12 @@ LOST = None
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    """What is started here has one device, as on a machine of its own, and is faster for it."""
+    """Gives started processes one device, as on separate machines, which is also faster."""
     monkeypatch.setenv("XLA_FLAGS", "")
 
 
 class Scripted:
-    """An executor that reports, for each run, one code after the other; 0 finishes it."""
+    """An executor that reports a list of exit codes for each run; 0 finishes the run."""
 
     def __init__(self, **codes):
         self.codes, self.queue, self.started, self.on_turn = codes, [], [], lambda job: None
@@ -96,7 +96,7 @@ def test_a_run_that_is_lost_again_and_again_without_a_step_has_failed(run, tmp_p
     assert len(executor.started) == 6
 
 
-def test_told_to_end_the_grid_waits_for_all_to_save(run, tmp_path):
+def test_after_a_stop_request_the_grid_waits_for_all_to_save(run, tmp_path):
     executor = Scripted(a=[EXIT_CODE], b=[0], c=[LOST])
     executor.on_turn = lambda job: os.kill(os.getpid(), signal.SIGTERM)
     before = signal.getsignal(signal.SIGTERM)
@@ -112,8 +112,8 @@ def test_what_runs_ask_for_is_of_all_or_of_a_size(run):
     a, b, _ = three(run)
     assert wanted.of(a) == {"gpu": "1", "time": "1:00:00"}
     assert wanted.of(b) == {"gpu": "8", "time": "1:00:00"}
-    for bad, complaint in (("gpu", "KEY=VALUE"), ("=1", "KEY=VALUE"), ("d:gpu=1", "no size 'd'")):
-        with pytest.raises(InputError, match=complaint):
+    for bad, message in (("gpu", "KEY=VALUE"), ("=1", "KEY=VALUE"), ("d:gpu=1", "no size 'd'")):
+        with pytest.raises(InputError, match=message):
             Demands.parse([bad], "--x", "abc")
 
 
@@ -158,7 +158,7 @@ def reached(directory, step):
 
 @pytest.fixture(scope="module")
 def whole(run, cache, tmp_path_factory):
-    """Three runs that nothing disturbs, and where they are."""
+    """Three uninterrupted runs, and their directory."""
     long = replace(run, n_steps=400, checkpoint_every=200)
     runs = [replace(long, name=f"r{i}", seed=i) for i in range(3)]
     out = tmp_path_factory.mktemp("whole")
@@ -169,7 +169,7 @@ def whole(run, cache, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_local_workers_are_told_saved_and_killed_to_the_same_bits(whole, tmp_path, cache):
+def test_local_workers_stopped_or_killed_give_the_same_bits(whole, tmp_path, cache):
     (long, *_), undisturbed = whole
     script, config, out = tmp_path / "script.py", tmp_path / "config.json", tmp_path / "cut"
     script.write_text(_LOCAL)
@@ -256,9 +256,9 @@ def test_slurm_arrays_and_what_slurm_preempts(run, tmp_path, cache, slurm, monke
         assert all(line in script for script in scripts), line
 
 
-def test_slurm_complains_before_it_writes(tmp_path, monkeypatch, slurm):
+def test_slurm_refuses_bad_input_before_it_writes(tmp_path, monkeypatch, slurm):
     out = tmp_path / "out"
-    with pytest.raises(InputError, match=r"--slurm: .*colour"):
+    with pytest.raises(InputError, match=r"`slurm`: .*colour"):
         Slurm(out, Demands({"": {"colour": "red"}}))
     assert not out.exists()
     monkeypatch.setenv("PATH", "/nowhere")
@@ -270,16 +270,16 @@ def test_ray_without_a_cluster_is_one_line(tmp_path):
     pytest.importorskip("ray", reason="ray is not installed: pip install 'ladder_jax[launch]'")
     from ladder_jax.launch.on_ray import Ray
 
-    for address, complaint in (("127.0.0.1:1", "no Ray cluster answers"), ("x", "HOST:PORT")):
-        with pytest.raises(InputError, match=complaint), Ray(tmp_path, address):
+    for address, message in (("127.0.0.1:1", "no Ray cluster answers"), ("x", "HOST:PORT")):
+        with pytest.raises(InputError, match=message), Ray(tmp_path, address):
             pass
-    with pytest.raises(InputError, match=r"--resources gpu=one: write a number"):
+    with pytest.raises(InputError, match=r"`resources` gpu=one: write a number"):
         Ray(tmp_path, demands=Demands({"": {"gpu": "one"}}))
 
 
 @pytest.fixture(scope="module")
 def nodes():
-    """A Ray cluster of three nodes of one CPU; two of them pose as the hosts of a TPU slice."""
+    """A Ray cluster of three nodes of one CPU; two of them act as the hosts of a TPU slice."""
     pytest.importorskip("ray", reason="ray is not installed: pip install 'ladder_jax[launch]'")
     from ray.cluster_utils import Cluster
 
@@ -335,7 +335,7 @@ def test_a_killed_node_of_a_ray_cluster_changes_nothing(  # after the slice, whi
     killed = {}
 
     def kill_one():
-        """Kills a node, not the head, once a run that it holds has made steps and is not done."""
+        """Kills a node other than the head once a run on it has made steps and is not done."""
 
         def held():
             for name, directory in directories.items():

@@ -1,4 +1,4 @@
-"""Runs side by side, and real kills: what SIGKILL ends resumes to the bit."""
+"""Runs in parallel, and real kills: a run ended by SIGKILL resumes to the bit."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.helpers import results
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-    """What is started here has one device, and compiles in half the time."""
+    """Gives started processes one device, which halves the time of compilation."""
     monkeypatch.setenv("XLA_FLAGS", "")
 
 
@@ -56,7 +56,7 @@ def test_one_failing_run_does_not_stop_the_others(run, tmp_path, cache):
     assert run_directory.is_done(good, launch.run_directory(tmp_path / "out", good))
 
 
-def test_a_run_of_another_config_is_not_taken_for_the_grids(run, tmp_path, cache):
+def test_a_run_of_another_config_is_refused_by_the_grid(run, tmp_path, cache):
     first = grid(run)[0]
     other = replace(first, optim=replace(first.optim, lr_peak=0.02))
     launch.train_all([other], tmp_path, cache, workers=1)
@@ -126,7 +126,7 @@ def test_killed_three_times_a_run_ends_bit_for_bit_the_same(run, tmp_path, cache
     assert json.loads((out / "config.json").read_text())["n_steps"] == 120
 
 
-def test_what_waits_for_a_worker_is_told_to_end_too(run, tmp_path):
+def test_a_stop_request_reaches_queued_jobs_too(run, tmp_path):
     jobs = [Job(r, tmp_path / r.name, True) for r in grid(run)]
     with Local(1, tmp_path) as local:
         local._queue.extend(jobs)

@@ -1,4 +1,4 @@
-"""`ladder status`: what a run's directory tells, also of runs that were killed."""
+"""`ladder status`: the state of a run from its directory, also after it was killed."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def log(directory, **row):
 
 def test_a_run_passes_through_its_states(run, directory):
     assert state(run, directory) == "waiting"
-    attempts.end(directory, EXIT_CODE, "")  # told to end before its turn came
+    attempts.end(directory, EXIT_CODE, "")  # stopped before it was started
     assert state(run, directory) == "waiting"
     with attempts.record(directory):
         assert state(run, directory) == "running"
@@ -60,7 +60,7 @@ def test_a_run_passes_through_its_states(run, directory):
     assert state(run, directory) == "done"
 
 
-def test_a_killed_process_does_not_pass_for_one_at_work(run, directory):
+def test_a_killed_process_does_not_count_as_working(run, directory):
     script = (
         "import pathlib, sys, time\nfrom ladder_jax.launch import attempts\n"
         "with attempts.record(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(600)"
@@ -81,7 +81,7 @@ def test_plain_training_is_seen_too(run, directory):
     assert state(run, directory) == "interrupted"
 
 
-def test_on_another_machine_signs_of_life_decide(run, directory, monkeypatch):
+def test_on_another_machine_the_time_of_the_file_decides(run, directory, monkeypatch):
     here = socket.gethostname()
     monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     with attempts.record(directory):

@@ -1,4 +1,4 @@
-"""The harness's logs of documents: bits per byte from them, and each bad one."""
+"""The harness's logs of documents: bits per byte from them, and each kind of bad log."""
 
 import json
 import math
@@ -81,7 +81,7 @@ BAD_LOGS = {
     "cut": (log()[:-40], "row 4 holds no choices with log-likelihoods"),
     "short": ("".join(log().splitlines(True)[:3]), "holds 3 documents where the results count 4"),
     "no number": (log().replace('"-9.0"', '"nan"'), "row 1 holds no choices"),
-    "another acc": (log().replace('"acc": 1.0', '"acc": 0.0', 1), "do not give the acc beside"),
+    "another acc": (log().replace('"acc": 1.0', '"acc": 0.0', 1), "contradict the acc beside"),
     "of old": (json.dumps([{"arguments": []}]) + "\n", "row 1 holds no choices"),
 }
 

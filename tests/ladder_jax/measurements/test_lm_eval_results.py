@@ -68,13 +68,13 @@ def swapped(**tasks):
 
 
 BAD_RESULTS = {
-    "truncated": (json.dumps(content())[:500], "is no whole JSON ("),
-    "empty": ("", "is no whole JSON ("),
+    "truncated": (json.dumps(content())[:500], "is not complete JSON ("),
+    "empty": ("", "is not complete JSON ("),
     "another JSON": ("[1, 2]", "holds no 'results': did lm_eval write it?"),
     "no results": ({"config": {}}, "holds no 'results'"),
     "nothing of ours": (
         content(results={"gsm8k": content()["results"]["gsm8k"]}),
-        "holds none of acc, acc_norm, acc_bytes, acc_mutual_info, bits_per_byte",
+        "has no metric of acc, acc_norm, acc_bytes, acc_mutual_info, bits_per_byte",
     ),
 }
 BAD_CELLS = {
@@ -83,10 +83,10 @@ BAD_CELLS = {
     "text": (swapped(piqa=scores("piqa", acc="N/A")), "'acc,none' is 'N/A': write a number"),
     "a truth": (swapped(piqa=scores("piqa", acc=True)), "'acc,none' is True: write a number"),
     "negative": (swapped(wikitext=scores("wikitext", bits_per_byte=-1.0)), "lm_bpb is -1"),
-    "no n-shot": (content(**{"n-shot": {"arc_challenge": 5}}), "'n-shot' has no one number for"),
+    "no n-shot": (content(**{"n-shot": {"arc_challenge": 5}}), "'n-shot' has no single number for"),
     "n-shot differs": (
         content(**{"n-shot": content()["n-shot"] | {"piqa": 0}}),
-        "'n-shot' has no one number for 'both'",
+        "'n-shot' has no single number for 'both'",
     ),
 }
 
@@ -124,10 +124,13 @@ BAD_ROWS = {
     "a fraction": ("results_b.json,b,1.5,7,2000", "row 3: step is 1.5: no integer"),
     "a sign": ("results_b.json,b,1,7,-2000", "row 3: n_tokens is -2000.0: check the sign"),
     "no run": ("results_b.json,,1,7,2000", "row 3: run is empty"),
-    "no file": (",b,1,7,2000", "row 3: file '' is not there: mend its path"),
-    "a missing file": ("b.json,b,1,7,2000", "row 3: file 'b.json' is not there: mend its path"),
+    "no file": (",b,1,7,2000", "row 3: file '' does not exist: correct its path"),
+    "a missing file": (
+        "b.json,b,1,7,2000",
+        "row 3: file 'b.json' does not exist: correct its",
+    ),
     "a cut row": ("results_b.json,b", "row 3: 2 fields where the header has 5"),
-    "a row twice": (f"a__b/../{RESULTS},b,1,7,2000", "stands twice: remove one row"),
+    "a row twice": (f"a__b/../{RESULTS},b,1,7,2000", "is listed twice: remove one row"),
     "two sizes of a run": ("results_b.json,a,200,9,2000", "row 3: n_params is 9.0 where run 'a'"),
 }
 
@@ -145,7 +148,7 @@ def test_a_bad_row_of_runs_csv_is_left_out(tmp_path, kind):
     assert values(frame) == GOOD
 
 
-def test_unlisted_files_and_unknown_columns_are_told(tmp_path):
+def test_unlisted_files_and_unknown_columns_are_reported(tmp_path):
     write(tmp_path, {RESULTS: content(), "results_b.json": content()})
     _, (problem,) = from_lm_eval(tmp_path)
     assert str(problem) == (
@@ -169,7 +172,7 @@ def test_no_bad_row_or_file_at_all_gets_one_line(tmp_path):
     with pytest.raises(InputError, match=r"runs\.csv: row 1: column 'file' is missing; add it"):
         from_lm_eval(tmp_path)
     write(tmp_path, rows=["x.json,a,1,1,1"])
-    with pytest.raises(InputError, match=r"row 2: file 'x\.json' is not there.*\(and 1 more\)"):
+    with pytest.raises(InputError, match=r"row 2: file 'x\.json' does not exist.*\(and 1 more\)"):
         from_lm_eval(tmp_path)
 
 
@@ -190,11 +193,11 @@ def test_the_first_of_two_files_of_a_run_and_step_is_kept(tmp_path):
     assert len(frame) == len(GOOD) + 2
 
 
-def test_through_the_front_door(tmp_path, capsys):
+def test_measure_imports_results_of_the_harness(tmp_path, capsys):
     results, out = tmp_path / "results", tmp_path / "m.csv"
     ask = ["measure", "--from", "lm-eval", "--out", str(out)]
     assert cli.main(ask) == 2
-    assert "--runs DIR is needed: where lm_eval --output_path wrote" in capsys.readouterr().err
+    assert "--runs DIR is needed: the output of lm_eval --output_path" in capsys.readouterr().err
     write(results, {RESULTS: content(), "results_b.json": content()})
     assert cli.main([*ask, "--runs", str(results), "--strict"]) == 2
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""The importer of the public runs: every feature, the traps, and each kind of bad file."""
+"""The importer of the public runs: every feature, special cases, and each kind of bad file."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_a_target_may_lack_steps_or_tokens_or_live_rates(tmp_path):
 
 @pytest.fixture(autouse=True)
 def published(request, monkeypatch):
-    """What our small files measure stands for what the public ones do."""
+    """Replaces the published measurements with those of the small files of these tests."""
     if "public_table" not in request.fixturenames:
         groups = ("stem", "humanities", "social_sciences", "other")
         ours = {
@@ -74,7 +74,7 @@ BAD = {
     "empty": (replaced(BPB, ""), 3, "holds ''"),
     "negative loss": (replaced(BPB, "-1"), 3, "bpb is -1"),
     "accuracy above 1": (replaced(ACC, "1.2"), 3, "acc_per_char is 1.2"),
-    "duplicated step": (replaced("_step", "200"), 3, "step stands twice"),
+    "duplicated step": (replaced("_step", "200"), 3, "step occurs twice"),
     "truncated": (lambda lines: lines.__setitem__(1, lines[1][:40]), 3, "fields where the header"),
     "step": (replaced("_step", "x"), 3, "_step is 'x'"),
     "half a step": (replaced("_step", "400.5"), 3, "step is 400.5"),

@@ -133,7 +133,7 @@ def test_counts_in_closed_form_are_those_of_the_arrays(config):
     assert sum(x.size for x in jax.tree.leaves(shapes)) == counts.n_params_total(config)
 
 
-def test_initialisation_has_the_asked_for_spread():
+def test_initialisation_has_the_configured_spread():
     wide = ModelConfig(d_model=64, n_heads=8, n_layers=1, d_ff=256, vocab_size=512, init_std=0.02)
     kernel = decoder.init_params(wide, jax.random.key(0))["layers"]["mlp"]["gate"]
     assert float(kernel.std()) == pytest.approx(0.02, rel=0.05)

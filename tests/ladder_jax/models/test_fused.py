@@ -43,7 +43,7 @@ def test_the_kernel_of_tpus_is_attention(monkeypatch):
         np.testing.assert_allclose(a, b, atol=2e-5 * float(jnp.abs(b).max()) + 1e-7)
 
 
-def test_who_gets_a_kernel(monkeypatch):
+def test_which_configs_use_a_kernel(monkeypatch):
     def found(platform, length, dtype, wanted="auto"):
         monkeypatch.setattr(parallel, "platform", lambda: platform)
         return fused.attention(replace(MODEL, attention=wanted), length, jnp.dtype(dtype))

@@ -34,7 +34,7 @@ def plain(hidden, head, target, weight):
 
 
 def with_gradients(function):
-    """Of a multiple of the objective, as training takes them."""
+    """Gradients of a multiple of the objective, as in training."""
 
     def scaled(*args):
         objective, nats = function(*args)

@@ -1,4 +1,4 @@
-"""The model protocol: one place that knows the families, and what its members promise."""
+"""The model protocol: the registry of model families, and the properties of each family."""
 
 import ast
 import subprocess

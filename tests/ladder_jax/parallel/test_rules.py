@@ -1,4 +1,4 @@
-"""How the published sizes lie on their reference meshes: golden JSON, and what must hold of it."""
+"""Sharding of the published sizes on their reference meshes: golden JSON, and its properties."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two real processes over gloo: one run, told to end and taken up by another number of them."""
+"""Runs of two real processes over gloo, stopped and continued by another number of processes."""
 
 import json
 import os
@@ -86,8 +86,8 @@ def command(arguments, cache, n_processes):
 
 
 def end(processes):
-    said = [p.communicate(timeout=300)[1] for p in processes]
-    return [p.returncode for p in processes], said
+    errors = [p.communicate(timeout=300)[1] for p in processes]
+    return [p.returncode for p in processes], errors
 
 
 def tell_when(process, directory, step):
@@ -108,8 +108,8 @@ def losses(directory):
 def alone(run, cache, tmp_path_factory):
     directory = tmp_path_factory.mktemp("alone") / "r"
     one_device = replace(run, mesh=MeshConfig(data=2))
-    codes, said = end(start(one_device, directory, cache, 1))
-    assert codes == [0], said
+    codes, errors = end(start(one_device, directory, cache, 1))
+    assert codes == [0], errors
     return directory
 
 
@@ -119,13 +119,13 @@ def test_a_run_goes_on_with_another_number_of_processes(run, cache, alone, tmp_p
     directory = tmp_path / "r"
     processes = start(run, directory, cache, first)
     tell_when(processes[-1], directory, 20)  # of two, the one that does not write
-    codes, said = end(processes)
-    assert codes == [preemption.EXIT_CODE] * first, said
-    assert "told to end; saved" in said[0]
+    codes, errors = end(processes)
+    assert codes == [preemption.EXIT_CODE] * first, errors
+    assert "stop requested; everything is saved" in errors[0]
     saved = [int(p.name) for p in (directory / "checkpoints").iterdir() if p.name.isdecimal()]
     assert max(saved) < 120
-    codes, said = end(start(run, directory, cache, then))
-    assert codes == [0] * then, said
+    codes, errors = end(start(run, directory, cache, then))
+    assert codes == [0] * then, errors
     ours, theirs = losses(directory), losses(alone)
     assert sorted(ours) == sorted(theirs) == list(range(10, 121, 10))
     np.testing.assert_allclose([*ours.values()], [*theirs.values()], atol=1e-5)
@@ -157,8 +157,8 @@ def test_two_processes_score_as_one(alone, cache, tmp_path):
             str(tmp_path / f"{n}.csv"),
         ]
         kept = tmp_path / f"{n}.parquet"
-        codes, said = end(command(["eval", *asked, "--store", str(kept)], cache, n))
-        assert codes == [0] * n, said
+        codes, errors = end(command(["eval", *asked, "--store", str(kept)], cache, n))
+        assert codes == [0] * n, errors
         found.append(store.read(kept)["loglik"])
         assert (tmp_path / f"{n}.csv").is_file()
     np.testing.assert_allclose(*found, atol=1e-4)
@@ -173,7 +173,7 @@ PORT = free_port()
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ({"coordinator": "127.0.0.1:1"}, "go together: give all three"),
         (
@@ -199,8 +199,8 @@ PORT = free_port()
         ),
     ],
 )
-def test_what_cannot_join_says_why(given, said):
-    with pytest.raises(InputError, match=said):
+def test_processes_that_cannot_join_give_the_reason(given, message):
+    with pytest.raises(InputError, match=message):
         distributed.initialize(**given)
 
 

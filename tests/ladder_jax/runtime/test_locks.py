@@ -1,4 +1,4 @@
-"""Locks: one holder, seen by others, and one line where it cannot be had."""
+"""Locks: one holder, visible to other processes, and one line if a lock cannot be taken."""
 
 import fcntl
 
@@ -20,7 +20,7 @@ def test_a_lock_has_one_holder_and_is_given_back(tmp_path):
         pass
 
 
-def test_what_the_file_holds_stays(tmp_path):
+def test_a_locked_file_keeps_its_content(tmp_path):
     path = tmp_path / "rows"
     path.write_text("a row\n")
     with locks.held(path, "is busy"):

@@ -1,4 +1,4 @@
-"""Runs that are told to end, or killed, and go on: their losses are those of an undisturbed run."""
+"""Runs that are stopped or killed and started again have the losses of an undisturbed run."""
 
 import http.server
 import os
@@ -171,7 +171,7 @@ def test_an_event_of_the_metadata_server_is_a_notice(monkeypatch):
             assert preemption.noticed()
             with pytest.raises(preemption.Preempted):
                 preemption.check()
-        with preemption.watch():  # a process that was started again, while it still stands there
+        with preemption.watch():  # restarted, while the event is still there
             time.sleep(0.3)
             assert not preemption.noticed()
         server.shutdown()

@@ -25,7 +25,7 @@ def speeches():
 
 
 @pytest.mark.parametrize("name", list(made.BUILDERS))
-def test_embedded_tasks_are_full_fair_and_repeatable(name, speeches, tokenizer):
+def test_made_tasks_are_full_fair_and_repeatable(name, speeches, tokenizer):
     (task,) = made.build([name], speeches, tokenizer)
     assert len(task.documents) == 1000
     (again,) = made.build([name], speeches, tokenizer)

@@ -47,7 +47,7 @@ def test_labels(cached):
         olmes.load,
         "arc_easy_val_rc_5shot",
     )
-    fails("no label is like it; a task of your own ends in .jsonl", olmes.load, "#")
+    fails("no label is similar; a task of your own ends in .jsonl", olmes.load, "#")
     fails("is a mean: load mmlu_stem_test_mc_5shot, ", olmes.load, "mmlu_avg_test_mc_5shot")
 
 

@@ -1,4 +1,4 @@
-"""Overlap of tasks with training text: against a plain search, and what must not count."""
+"""Overlap of tasks with training text: compared with a plain search, and what must not count."""
 
 import re
 
@@ -60,12 +60,12 @@ def test_short_documents_are_compared_whole_and_shorter_ones_not_at_all():
     table = overlap([task("short")], ["short"])
     assert counts(table) == [[1, 0, 0]]
     assert table["share"].isna().all()
-    with pytest.raises(InputError, match="n is 1: compare runs of 2 words or more"):
+    with pytest.raises(InputError, match="`n` is 1: compare runs of 2 words or more"):
         overlap([ask], [], n=1)
 
 
 def plain(documents, texts, n):
-    """The share of documents by looking for every run in every text."""
+    """The share of documents, by a search for every run of words in every text."""
     found = checked = 0
     for document in documents:
         words = re.findall(r"[a-z0-9]+", document)

@@ -1,4 +1,4 @@
-"""Tasks as data: what is refused, and the files of users."""
+"""Tasks as data: invalid documents are refused, and files of users are read."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_a_bad_task_gets_one_line(kind):
 
 
 def test_documents_with_and_without_a_choice_do_not_mix():
-    """Else the only choice of one would count as a right answer."""
+    """If mixed, a document's only choice would count as a right answer."""
     two, one = Question("a", (" b", " c"), 0), Question("a", (" b",), 0)
     for mixed in ([two, one], [one, two]):
         with pytest.raises(InputError, match=r"document 1 has \d choice"):

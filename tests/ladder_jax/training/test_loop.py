@@ -36,7 +36,7 @@ def undisturbed(run, cache, tmp_path_factory):
 
 @pytest.fixture
 def trained(undisturbed, tmp_path):
-    """A copy of it, to do with as one likes."""
+    """A copy of the trained run, which a test may change."""
     return shutil.copytree(undisturbed, tmp_path / "r")
 
 
@@ -106,7 +106,7 @@ def test_an_interrupted_run_ends_bit_for_bit_as_an_undisturbed_one(
 
 
 def damage(directory, how):
-    """All data files, as some bytes of each are of no use any more, and which ones varies."""
+    """All data files of a checkpoint: which bytes of a file are used varies, so all are damaged."""
     meta = directory / "meta" / "metadata"
     if how in ("meta", "digest"):
         tree = json.loads(meta.read_text())
@@ -131,9 +131,9 @@ def test_a_corrupt_checkpoint_falls_back_to_the_one_before(run, trained, cache, 
     (trained / "evals" / "heldout-00000024.json").unlink()
     capsys.readouterr()
     runs.train_and_score(run, trained, cache, progress=False)
-    said = capsys.readouterr().err
-    assert "checkpoint 24 is corrupt" in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert "checkpoint 24 is corrupt" in message
+    assert len(message.splitlines()) == 1
     assert results(trained) == whole
     assert run_directory.is_done(run, trained)
 

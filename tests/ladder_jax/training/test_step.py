@@ -1,4 +1,4 @@
-"""The training step: against AdamW written out, on every mesh, and how its state is laid out."""
+"""The training step: compared with AdamW written out, on every mesh, and its state's sharding."""
 
 import functools
 from dataclasses import replace
@@ -45,7 +45,7 @@ BATCH = np.random.default_rng(0).integers(0, 304, (8, 17)).astype(np.int32)
 
 
 def test_one_step_is_adamw_written_out():
-    """The step against AdamW, clipping and both loss terms in numpy, from the paper's settings."""
+    """The step equals AdamW, clipping and both loss terms in numpy, with the paper's settings."""
     params = decoder.init_params(MODEL, jax.random.key(0))
     batch = BATCH.copy()
     batch[0, 9:] = PADDING
@@ -94,7 +94,7 @@ MESHES = [
 
 @functools.cache
 def fresh():
-    """A state as runs begin with it."""
+    """The initial state of a run."""
     return jax.device_get(initialize.init_state(RunConfig(model=MODEL), mesh_of(data=1)))
 
 
