@@ -85,7 +85,7 @@ def test_tfds_without_tensorflow(tmp_path, monkeypatch):
 
 
 REFUSED = {
-    "source": (DataConfig(source="web"), "data.source 'web' is unknown: use sotu, local, tfds"),
+    "source": (DataConfig(source="web"), "`data.source` 'web' is unknown: use sotu, local, tfds"),
     "path": (DataConfig(source="local", path="/nowhere"), "'/nowhere' does not exist"),
     "tfds": (DataConfig(source="tfds", path="no_such_set"), "TFDS cannot read it"),
 }

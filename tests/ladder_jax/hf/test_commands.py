@@ -207,9 +207,9 @@ def test_an_import_is_made_once(tmp_path, params, capsys):
     refused(lambda: importing(source, out, 1e6), "batch_seqs", "another")
     other = tmp_path / "b" / "source"
     hf.write(other, BIG, jax.tree.map(lambda x: x + 1, params))
-    refused(lambda: importing(other, out), "other weights", "another --out")
+    refused(lambda: importing(other, out), "other weights", "another `out`")
     (out / "imported.json").unlink()
-    refused(lambda: importing(source, out), "not imported", "another --out")
+    refused(lambda: importing(source, out), "not imported", "another `out`")
     (out / "config.json").unlink()
     refused(lambda: importing(source, out), "is not empty: choose")
 
@@ -217,7 +217,7 @@ def test_an_import_is_made_once(tmp_path, params, capsys):
 def test_a_failed_import_leaves_nothing(tmp_path, params):
     source, out = tmp_path / "source", tmp_path / "run"
     hf.write(source, BIG, params)
-    refused(lambda: importing(source, out, 3), "--n-tokens", "16")
+    refused(lambda: importing(source, out, 3), "`n_tokens`", "16")
     weights = source / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     refused(lambda: importing(source, out), "fetch it again")

@@ -71,7 +71,9 @@ def test_a_manifest_belongs_to_one_experiment(run, tmp_path):
     runs = grid(run)
     launch.claim_manifest("x", runs, tmp_path)
     launch.claim_manifest("x", runs, tmp_path)
-    with pytest.raises(InputError, match=r"belongs to another config \(seed of run 'r1'"):
+    with pytest.raises(
+        InputError, match=r"belongs to another config \(seed of run .r1. is 1 there, 9 here\)"
+    ):
         launch.claim_manifest("x", [runs[0], replace(runs[1], seed=9), runs[2]], tmp_path)
 
 

@@ -55,7 +55,6 @@ import sys
 from ladder_jax import ladder
 from ladder_jax.config import ModelConfig
 from ladder_jax.models import counts, protocol, sizes
-from tests.helpers import ROOT
 counts.flops_per_token(ModelConfig(), "olmo")
 assert protocol.PADDING == -1
 print(sorted(m for m in ("jax", "flax") if m in sys.modules))
