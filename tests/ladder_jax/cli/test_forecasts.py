@@ -21,8 +21,7 @@ def test_a_forecast_from_a_csv_needs_no_library_of_training(tmp_path):
     table.write(planted(0, 0.005, 0.002).assign(task="arc_easy_test_rc_5shot"), tmp_path / "m.csv")
     arguments = [
         "predict", "--measurements", str(tmp_path / "m.csv"), "--train", *LADDER, "--target",
-        TARGET,
-        "--tasks", "arc_easy_test_rc_5shot", "--method", "least-squares", "--lock",
+        TARGET, "--tasks", "arc_easy_test_rc_5shot", "--method", "least-squares", "--lock",
         "--figures", str(tmp_path / "figures"), "--out", str(tmp_path / "p.csv"),
     ]  # fmt: skip
     code = f"""
