@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from experiments.task_ladders.result import Result, mean_errors
 from experiments.task_ladders.study import VARIANT_WORDS, PublishedRuns
 from fitting.forecast import diagnose, predict
+from fitting.forecast.predict import TaskForecast
 from fitting.laws.curves import predict as value_of
 from fitting.report import plots
 
@@ -15,41 +18,39 @@ def step1(study: PublishedRuns) -> Result:
     """Step 1: bits per byte, C4 loss, task CE and accuracy itself, each from N and D."""
     rows, drawn = [], {}
     for feature in ("bpb", "c4", "task_ce", "accuracy"):
-        side = "acc" if feature == "accuracy" else "loss"
+        n_fits = 1 if feature == "c4" else None  # C4 has one loss for all tasks
         for method in study.methods:
-            forecasts = study.forecasts(feature, method)
-            if feature == "c4":
-                forecasts = forecasts[:1]  # one loss for all tasks
-            for forecast in forecasts:
-                points = forecast.data.observations
-                known = dict(zip(forecast.step1.curve.names, forecast.step1.theta, strict=True))
-                about = {
-                    "fit_error": diagnose.fit_error(forecast.step1, points.x, points.y),
-                    "objective": forecast.step1.objective,
-                    "on_bound": " ".join(forecast.step1.on_bound),
-                    "condition": forecast.step1.condition,
-                }
-                for row in forecast.rows:
-                    pred, actual = (
-                        (row["pred"], row["actual"])
-                        if side == "acc"
-                        else (row["pred_loss"], row["actual_loss"])
-                    )
-                    task = "c4_en_val" if feature == "c4" else row["task"]
-                    rows.append(
-                        {"feature": feature, "method": method, "task": task}
-                        | {"target": row["target"], "pred": pred, "actual": actual}
-                        | {"rel_error": pred / actual - 1}
-                        | about
-                        | known
-                    )
-        last = study.forecasts(feature, study.methods[-1])
-        draw = plots.plot_chained if side == "acc" else plots.plot_step1
-        some = last[:1] if feature == "c4" else last
+            for forecast in study.forecasts(feature, method)[:n_fits]:
+                rows += _step1_rows(forecast, feature, method)
+        some = study.forecasts(feature, study.methods[-1])[:n_fits]
+        draw = plots.plot_chained if feature == "accuracy" else plots.plot_step1
         title = f"Step 1: {VARIANT_WORDS[feature]} from N and D ({study.methods[-1]})"
         drawn[f"step1_{feature}"] = plots.figure(some, draw, title)
     frame = pd.DataFrame(rows)
     return Result({"step1": frame}, drawn, mean_errors(frame, "rel_error", ["feature", "method"]))
+
+
+def _step1_rows(forecast: TaskForecast, feature: str, method: str) -> list[dict[str, Any]]:
+    """One row per target: the forecast of step 1, its error, and facts about the fit."""
+    fit, points = forecast.step1, forecast.data.observations
+    about = {
+        "fit_error": diagnose.fit_error(fit, points.x, points.y),
+        "objective": fit.objective,
+        "on_bound": " ".join(fit.on_bound),
+        "condition": fit.condition,
+    } | dict(zip(fit.curve.names, fit.theta, strict=True))
+    suffix = "" if feature == "accuracy" else "_loss"
+    rows = []
+    for row in forecast.rows:
+        pred, actual = row[f"pred{suffix}"], row[f"actual{suffix}"]
+        rows.append(
+            {"feature": feature, "method": method}
+            | {"task": "c4_en_val" if feature == "c4" else row["task"]}
+            | {"target": row["target"], "pred": pred, "actual": actual}
+            | {"rel_error": pred / actual - 1}
+            | about
+        )
+    return rows
 
 
 def step2(study: PublishedRuns) -> Result:

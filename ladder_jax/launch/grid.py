@@ -24,7 +24,7 @@ from ladder_jax.training.run_directory import check_directory, is_done, is_train
 
 _POLL_S = 0.5
 _PLAIN_REFRESH_S = 30.0
-_LOSSES = 3  # of a run without a step gained; more are the run's fault, not the machine's
+_LOSSES = 3  # a run lost so often without a step gained has failed: the machine is not to blame
 _ARRIVAL_S = 90.0  # shared file systems may show files of other machines late
 
 

@@ -10,7 +10,7 @@ import pytest
 from fitting import table
 from fitting.forecast import ForecastSpec, forecast, to_frame
 from tests.helpers import ROOT, story
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
 TASK = "arc_easy_test_rc_5shot"
 SMALL = """
@@ -49,11 +49,11 @@ def test_a_csv_gives_the_forecast_of_the_five_lines(tmp_path):
     path, out = tmp_path / "measurements.csv", tmp_path / "predictions.csv"
     table.write(frame, path)
     printed = execute(
-        ROOT / "examples/forecast_from_csv.py", path, "--train", *LADDER, "--targets", GOAL,
+        ROOT / "examples/forecast_from_csv.py", path, "--train", *LADDER, "--targets", TARGET,
         "--tasks", TASK, "--method", "least-squares", "--out", out,
     )  # fmt: skip
-    assert GOAL in printed
-    spec = ForecastSpec(train=LADDER, targets=[GOAL], tasks=[TASK], method="least-squares")
+    assert TARGET in printed
+    spec = ForecastSpec(train=LADDER, targets=[TARGET], tasks=[TASK], method="least-squares")
     expected, found = to_frame(forecast(table.read(path)[0], spec)), pd.read_csv(out)
     assert found["pred"].to_list() == pytest.approx(expected["pred"].to_list(), abs=1e-6)
 

@@ -102,19 +102,19 @@ def test_multiples_follow_the_amount_of_text(prose, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "part"),
     [
         ("mine.txt", ".", "name a .py file"),
-        ("taken.py", ".", "is there already"),
+        ("taken.py", ".", "exists already"),
         ("mine.py", "nowhere", "nowhere"),
         ("mine.py", "empty", "empty"),
     ],
 )
-def test_what_cannot_be_written_is_one_line_and_leaves_nothing(name, text, said, tmp_path, capsys):
+def test_what_cannot_be_written_is_one_line_and_leaves_nothing(name, text, part, tmp_path, capsys):
     (tmp_path / "taken.py").write_text("x = 1\n")
     (tmp_path / "empty").mkdir()
     before = sorted(tmp_path.iterdir())
     arguments = ["init", str(tmp_path / name), "--text", str(tmp_path / text)]
-    one_line(capsys, arguments, "ladder init:", said)
+    one_line(capsys, arguments, "ladder init:", part)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "taken.py").read_text() == "x = 1\n"

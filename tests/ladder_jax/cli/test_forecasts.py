@@ -7,7 +7,7 @@ from fitting import table
 from fitting.forecast import methods
 from ladder_jax.cli import forecasts
 from tests.helpers import ROOT
-from tests.planted import GOAL, LADDER, planted
+from tests.planted import LADDER, TARGET, planted
 
 HEAVY = ("flax", "grain", "orbax", "tensorflow", "tensorflow_datasets", "optax", "ray", "datasets")
 
@@ -20,8 +20,8 @@ def test_a_forecast_from_a_csv_needs_no_library_of_training(tmp_path):
     """So it can be installed alone: `docs/install.md`."""
     table.write(planted(0, 0.005, 0.002).assign(task="arc_easy_test_rc_5shot"), tmp_path / "m.csv")
     arguments = [
-        "predict", "--measurements", str(tmp_path / "m.csv"), "--train", *LADDER, "--target", GOAL,
-        "--tasks", "arc_easy_test_rc_5shot", "--method", "least-squares", "--lock",
+        "predict", "--measurements", str(tmp_path / "m.csv"), "--train", *LADDER, "--target",
+        TARGET, "--tasks", "arc_easy_test_rc_5shot", "--method", "least-squares", "--lock",
         "--figures", str(tmp_path / "figures"), "--out", str(tmp_path / "p.csv"),
     ]  # fmt: skip
     code = f"""

@@ -262,7 +262,7 @@ def test_slurm_refuses_bad_input_before_it_writes(tmp_path, monkeypatch, slurm):
         Slurm(out, Demands({"": {"colour": "red"}}))
     assert not out.exists()
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(InputError, match="no srun here"):
+    with pytest.raises(InputError, match="this machine has no srun"):
         Slurm(out, Demands({}))
 
 
