@@ -1,6 +1,8 @@
-"""The exception for bad input, and the first line of any other exception's message."""
+"""Bad input: the exception, one bad row of a file, and the first line of other exceptions."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class InputError(ValueError):
@@ -21,3 +23,16 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     strerror = getattr(error, "strerror", None)
     lines = (strerror or str(error)).strip().splitlines() or [type(error).__name__]
     return lines[0][:limit]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One bad row or cell of a file; `row` is None where the whole file is meant."""
+
+    file: str
+    row: int | None
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.row is None else f"{self.file}: row {self.row}"
+        return f"{where}: {self.message}"

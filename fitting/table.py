@@ -9,27 +9,21 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from fitting.errors import InputError
+from fitting.errors import InputError, Problem, first_line
 from fitting.io import write_atomically
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One bad row or cell of a file; `row` is None where the whole file is meant."""
+class Read(NamedTuple):
+    """The good rows of a table, and the problems of the others."""
 
-    file: str
-    row: int | None
-    message: str
-
-    def __str__(self) -> str:
-        where = self.file if self.row is None else f"{self.file}: row {self.row}"
-        return f"{where}: {self.message}"
+    frame: pd.DataFrame
+    problems: list[Problem]
 
 
 TEXT_COLUMNS = ("run", "size", "task", "metric")
@@ -74,7 +68,7 @@ def check_value(metric: str, value: float) -> str | None:
     return None
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list[Problem]]:
+def read_rows(path: Path, required: tuple[str, ...]) -> Read:
     """Reads a CSV as text, setting aside rows that were cut or have too many fields.
 
     Args:
@@ -121,7 +115,7 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[pd.DataFrame, list
     if not rows:
         first = problems[0] if problems else Problem(str(path), None, "holds no rows")
         raise InputError(str(first))
-    return pd.DataFrame(rows, columns=header, index=numbers, dtype=str), problems
+    return Read(pd.DataFrame(rows, columns=header, index=numbers, dtype=str), problems)
 
 
 def _fields(line: str) -> list[str] | None:
@@ -143,7 +137,7 @@ def to_numbers(text: pd.Series) -> tuple[pd.Series, pd.Series]:
     return numbers, bad
 
 
-def read(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[Problem]]:
+def read(path: str | Path, strict: bool = False) -> Read:
     """Reads and checks a measurement table.
 
     Args:
@@ -169,7 +163,7 @@ def read(path: str | Path, strict: bool = False) -> tuple[pd.DataFrame, list[Pro
     problems = sorted(problems + bad_rows.problems(str(path)), key=lambda p: p.row or 0)
     fail_if(problems, strict)
     good = frame.loc[bad_rows.fine, list(COLUMNS)].reset_index(drop=True)
-    return good.astype({column: "Int64" for column in INTEGER_COLUMNS}), problems
+    return Read(good.astype({column: "Int64" for column in INTEGER_COLUMNS}), problems)
 
 
 def fail_if(problems: list[Problem], strict: bool) -> None:
@@ -218,7 +212,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as e:
-        raise InputError(f"{path}: cannot be read: {str(e).splitlines()[0]}") from None
+        raise InputError(f"{path}: cannot be read: {first_line(e)}") from None
     for column in COLUMNS:
         if column not in frame.columns:
             raise InputError(f"{path}: row 1: column {column!r} is missing; add it")

@@ -27,7 +27,7 @@ from experiments.task_ladders.study import PublishedRuns
 from experiments.task_ladders.subladders import cuts
 from fitting.errors import InputError
 from fitting.laws import CHINCHILLA, SIGMOID
-from fitting.observations.build import Observations
+from fitting.observations.arrays import Observations
 from fitting.solve import multistart
 from fitting.solve.objectives import HUBER_DELTA
 from ladder_jax.downloads import public_runs

@@ -19,7 +19,7 @@ import numpy as np
 from numpyro.infer.util import constrain_fn
 
 from fitting.errors import InputError
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.posterior import bayes, sampler
 from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
 from fitting.posterior.hierarchy import ANNEALED, Step1, Step2

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fitting.advise.design import JointPrediction, joint_predictions, model_of
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 
 _BATCH = 50  # sub-ladders that are fitted at once
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
 from fitting.laws.curves import predict
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.solve import delta
 from fitting.solve.lbfgs import fit_law, fit_link
 from fitting.solve.multistart import best_laws, best_links

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fitting.laws import Law, Link
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.posterior.bayes import Posterior
 from fitting.solve.fit import Fit
 

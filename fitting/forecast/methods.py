@@ -13,7 +13,7 @@ from fitting.errors import InputError
 from fitting.forecast import delta_intervals, pooled, resampled
 from fitting.forecast.fitted import FittedModel
 from fitting.laws import Law
-from fitting.observations.build import Observations
+from fitting.observations.arrays import Observations
 
 _FEWEST_POOLED = 3  # runs; with so few, the priors decide most
 

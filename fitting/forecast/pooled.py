@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.posterior import bayes, sampler
 from fitting.posterior.bayes import Posterior
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.solve import multistart
 from fitting.solve.multistart import best_laws, best_links
 

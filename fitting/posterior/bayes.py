@@ -16,7 +16,7 @@ from scipy.special import expit, logit
 
 from fitting.errors import InputError
 from fitting.laws import Law, Link
-from fitting.observations.build import Observations, Targets
+from fitting.observations.arrays import Observations, Targets
 from fitting.posterior import sampler
 from fitting.posterior.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2, exponent_names
 from fitting.posterior.sampler import Draws

@@ -20,7 +20,7 @@ from scipy.special import expit, logit
 from tqdm import tqdm
 
 from fitting.laws import CHINCHILLA, HILL
-from fitting.observations.build import Observations, Targets, Windows
+from fitting.observations.arrays import Observations, Targets, Windows
 from fitting.posterior import bayes, sampler
 from fitting.posterior.bayes import Series
 from fitting.posterior.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +21,15 @@ from fitting.solve.fit import Fit, residuals_of, summarise, with_anchor
 from fitting.solve.objectives import HUBER_DELTA, huber_sum
 
 
-def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+class Found(NamedTuple):
+    """Where a search ended: parameters of shape (P,), the objective there, and convergence."""
+
+    theta: np.ndarray
+    objective: float
+    converged: bool
+
+
+def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> Found:
     """Searches for a law as the paper does: L-BFGS-B on the Huber sum of log residuals.
 
     Args:
@@ -29,17 +38,15 @@ def search_law(law: Law, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, floa
         y: observations, shape (M,), positive.
 
     Returns:
-        Parameters, the Huber sum, and whether the gradient has vanished.
+        `objective` is the Huber sum; `converged`: the gradient has vanished.
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
-    theta, value, stationary = _search_law(law, x.shape, x.tobytes(), y.tobytes())
-    return theta.copy(), value, stationary
+    found = _search_law(law, x.shape, x.tobytes(), y.tobytes())
+    return found._replace(theta=found.theta.copy())
 
 
 @functools.lru_cache(maxsize=256)  # methods and studies fit the same observations again
-def _search_law(
-    law: Law, shape: tuple[int, ...], x: bytes, y: bytes
-) -> tuple[np.ndarray, float, bool]:
+def _search_law(law: Law, shape: tuple[int, ...], x: bytes, y: bytes) -> Found:
     log_x, log_y = np.log(np.frombuffer(x).reshape(shape)), np.log(np.frombuffer(y))
     value_and_grad = _huber_value_and_grad(law)
 
@@ -57,10 +64,10 @@ def _search_law(
             options={"ftol": 0.0, "gtol": 1e-10, "maxiter": 1_000_000, "maxfun": 1_000_000},
         )
     stationary = _projected_gradient(result.x, result.jac, law) < 1e-6
-    return result.x, float(result.fun), stationary
+    return Found(result.x, float(result.fun), stationary)
 
 
-def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, float, bool]:
+def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> Found:
     """Searches for a link as the paper does: bounded least squares (`curve_fit`).
 
     Args:
@@ -69,7 +76,7 @@ def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, f
         y: accuracy, shape (M,).
 
     Returns:
-        Parameters, the sum of squares, and whether the search succeeded.
+        `objective` is the sum of squares; `converged`: scipy reports success.
     """
     residuals, _ = residuals_of(link)
     with jax.enable_x64():
@@ -81,20 +88,22 @@ def search_link(link: Link, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, f
             method="trf",
             max_nfev=500_000,
         )
-    return result.x, 2 * result.cost, result.success
+    return Found(result.x, 2 * result.cost, result.success)
 
 
 def fit_law(law: Law, x: np.ndarray, y: np.ndarray) -> Fit[Law]:
     """Fits a law to inputs of shape (M, I) and observations of shape (M,) as the paper does."""
-    theta, objective, stationary = search_law(law, x, y)
-    return summarise(law, theta, objective, np.log(x), np.log(y), stationary, HUBER_DELTA)
+    end = search_law(law, x, y)
+    return summarise(
+        law, end.theta, end.objective, np.log(x), np.log(y), end.converged, HUBER_DELTA
+    )
 
 
 def fit_link(link: Link, x: np.ndarray, y: np.ndarray) -> Fit[Link]:
     """Fits a link, its anchor added, to features and accuracies of shape (M,) as the paper does."""
     x, y = with_anchor(link, x, y)
-    theta, objective, success = search_link(link, x, y)
-    return summarise(link, theta, objective, x, y, success)
+    end = search_link(link, x, y)
+    return summarise(link, end.theta, end.objective, x, y, end.converged)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fitting.laws import Law, Link
-from fitting.observations.build import Observations
+from fitting.observations.arrays import Observations
 from fitting.solve import batched
 from fitting.solve.batched import Solution
 from fitting.solve.fit import Fit, summarise, with_anchor

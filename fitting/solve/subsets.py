@@ -11,10 +11,10 @@ import numpy as np
 
 from fitting.errors import InputError
 from fitting.laws import Link
-from fitting.observations.build import Observations
+from fitting.observations.arrays import Observations
 from fitting.solve import multistart
 from fitting.solve.fit import with_anchor
-from fitting.solve.lbfgs import search_law, search_link
+from fitting.solve.lbfgs import Found, search_law, search_link
 
 _STARTS = 9  # of each curve's starts, the first ones
 
@@ -90,22 +90,22 @@ def _link_starts(data: Sequence[Observations], link: Link, chosen: np.ndarray) -
 
 def _one_by_one(data: Sequence[Observations], chosen: np.ndarray) -> Fits:
     law, link = data[0].law, data[0].link
-    laws = [[search_law(law, p.x[some], p.y[some])[:2] for p in data] for some in chosen]
+    laws = [[search_law(law, p.x[some], p.y[some]) for p in data] for some in chosen]
     first, first_objective = _split(laws)
     if link is None:
         return Fits(first, first_objective, None, None)
     links = []
     for some in chosen:
         sets = [with_anchor(link, p.feature[some[p.run]], p.accuracy[some[p.run]]) for p in data]
-        links.append([search_link(link, x, y)[:2] for x, y in sets])
+        links.append([search_link(link, x, y) for x, y in sets])
     return Fits(first, first_objective, *_split(links))
 
 
-def _split(fits: list[list[tuple[np.ndarray, float]]]) -> tuple[np.ndarray, np.ndarray]:
+def _split(fits: list[list[Found]]) -> tuple[np.ndarray, np.ndarray]:
     """Parameters (B, T, P) and objectives (B, T)."""
     return (
-        np.array([[theta for theta, _ in row] for row in fits]),
-        np.array([[objective for _, objective in row] for row in fits]),
+        np.array([[end.theta for end in row] for row in fits]),
+        np.array([[end.objective for end in row] for row in fits]),
     )
 
 

@@ -8,8 +8,7 @@ import sys
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from fitting.errors import InputError
-from fitting.table import Problem
+from fitting.errors import InputError, Problem
 
 _SHOWN_PROBLEMS = 20
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from fitting import table
-from fitting.errors import InputError
-from fitting.table import Problem
+from fitting.errors import InputError, Problem
 from ladder_jax.cli import show
 from ladder_jax.cli.parsing import AddCommand
 

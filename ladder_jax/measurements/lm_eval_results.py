@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fitting.errors import InputError
+from fitting.errors import InputError, Problem
 from fitting.table import (
     COLUMNS,
     INTEGER_COLUMNS,
     TEXT_COLUMNS,
-    Problem,
+    Read,
     check_value,
     fail_if,
     read_rows,
@@ -54,7 +54,7 @@ _METRICS_UNDELIMITED = {
 }
 
 
-def from_lm_eval(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
+def from_lm_eval(directory: str | Path) -> Read:
     """Imports results of lm-evaluation-harness 0.4 and later.
 
     Args:
@@ -94,10 +94,10 @@ def from_lm_eval(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
         fail_if(problems, strict=True)
     frame, duplicates = _unique(pd.DataFrame(rows))
     frame = frame.astype({column: "Int64" for column in INTEGER_COLUMNS})
-    return frame.loc[:, list(COLUMNS)], problems + duplicates
+    return Read(frame.loc[:, list(COLUMNS)], problems + duplicates)
 
 
-def _read_index(directory: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _read_index(directory: Path) -> Read:
     """The usable rows of runs.csv: `file` as a path, and `METADATA`."""
     path = directory / INDEX
     raw, problems = read_rows(path, ("file", "run"))
@@ -125,10 +125,10 @@ def _read_index(directory: Path) -> tuple[pd.DataFrame, list[Problem]]:
     for problem in [] if rows.empty else validate(as_table):  # values that the table does not allow
         wrong[rows.index[(problem.row or 2) - 2]] = problem.message
     problems += [Problem(str(path), int(line), wrong[line]) for line in sorted(wrong)]
-    return rows.drop(index=rows.index.intersection(list(wrong))), problems
+    return Read(rows.drop(index=rows.index.intersection(list(wrong))), problems)
 
 
-def _unique(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+def _unique(frame: pd.DataFrame) -> Read:
     """The first of several cells of one measurement, and a problem for each later file."""
     when = frame["step"].where(frame["step"].notna(), frame["n_tokens"])
     keys = [frame["run"], when, frame["task"], frame["metric"]]
@@ -140,7 +140,7 @@ def _unique(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
         text = f"{cell['metric']} of {cell['task']!r}{more}: {before} has the same for run "
         text += f"{cell['run']!r} at this step; give another step, or remove one from {INDEX}"
         problems.append(Problem(str(file), None, text))
-    return frame[~twice], problems
+    return Read(frame[~twice], problems)
 
 
 def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:

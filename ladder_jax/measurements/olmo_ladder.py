@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fitting.errors import InputError
+from fitting.errors import InputError, Problem
 from fitting.table import (
     COLUMNS,
     INTEGER_COLUMNS,
     MAX_INTEGER,
     METRICS,
-    Problem,
+    Read,
     check_value,
     read_rows,
     to_numbers,
@@ -80,7 +80,7 @@ _LR, _LR_PEAK = "optim/learning_rate_group0", "learning_rate_peak"
 _OLMO_TARGETS = {"peteish7_eval_anneal": "7B-4T", "peteish13_eval_final": "13B-5T"}
 
 
-def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]]:
+def from_olmo_ladder(directory: str | Path) -> Read:
     """Imports the public OLMo-ladder runs: every checkpoint, task and feature.
 
     Args:
@@ -114,10 +114,10 @@ def from_olmo_ladder(directory: str | Path) -> tuple[pd.DataFrame, list[Problem]
         problems += found
     if not tables:
         raise InputError(str(problems[0]))
-    return pd.concat(tables, ignore_index=True), problems
+    return Read(pd.concat(tables, ignore_index=True), problems)
 
 
-def _read_olmo_run(file: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _read_olmo_run(file: Path) -> Read:
     """One published CSV as a measurement table."""
     raw, problems = read_rows(file, ())
     run, size, multiple = _olmo_identity(file.stem)
@@ -139,7 +139,7 @@ def _read_olmo_run(file: Path) -> tuple[pd.DataFrame, list[Problem]]:
     problems += found
     table = values.join(frame, on="line").reset_index(drop=True)
     table = table.astype({column: "Int64" for column in INTEGER_COLUMNS})
-    return table.loc[:, list(COLUMNS)], problems
+    return Read(table.loc[:, list(COLUMNS)], problems)
 
 
 def _olmo_identity(stem: str) -> tuple[str, str, float]:
@@ -154,7 +154,7 @@ def _olmo_identity(stem: str) -> tuple[str, str, float]:
     return f"{size}-{match[2]}xC{match[3] or ''}", size, float(match[2])
 
 
-def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> Read:
     """Step, tokens and learning rates of the usable rows, by line."""
     problems = []
     numbers = {}
@@ -196,10 +196,10 @@ def _olmo_checkpoints(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list
         frame = frame.drop(index=mask.index[mask])
     if frame.empty:
         raise InputError(f"{file}: no row can be used, as {problems[0]}")
-    return frame, problems
+    return Read(frame, problems)
 
 
-def _olmo_values(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Problem]]:
+def _olmo_values(raw: pd.DataFrame, file: Path) -> Read:
     """All (line, task, metric, value, n_examples), composites included, and the bad cells."""
     meaning = {}
     for column in raw.columns:
@@ -231,7 +231,7 @@ def _olmo_values(raw: pd.DataFrame, file: Path) -> tuple[pd.DataFrame, list[Prob
     values = cells.loc[good, ["line", "task", "metric", "value"]]
     values = pd.concat([values, _mmlu_averages(values)], ignore_index=True)
     values["n_examples"] = values["task"].map({t: _n_examples(t) for t in set(values["task"])})
-    return values.sort_values("line", kind="stable"), problems
+    return Read(values.sort_values("line", kind="stable"), problems)
 
 
 def _missing_columns(present: set[tuple[str, str]], file: Path) -> list[Problem]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from ladder_jax.tasks.task import Question
 
 GROUPS = {
@@ -85,8 +85,7 @@ def _read(path: Path) -> Sequence[dict[str, Any]]:
         with open(path, "rb") as f:
             rows = pa.ipc.open_stream(f).read_all().to_pylist()
     except (OSError, pa.ArrowException) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise InputError(f"{path}: cannot be read as an Arrow stream: {reason}") from None
+        raise InputError(f"{path}: cannot be read as an Arrow stream: {first_line(e)}") from None
     for number, row in enumerate(rows, start=1):
         problem = _problem(row)
         if problem:

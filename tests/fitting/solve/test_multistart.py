@@ -4,7 +4,7 @@ import numpy as np
 
 from fitting.laws import COMPUTE_ONLY
 from fitting.laws.curves import predict as curve_value
-from fitting.observations.build import Observations, Windows
+from fitting.observations.arrays import Observations, Windows
 from fitting.solve import multistart
 from tests.planted_compute import LAW
 
