@@ -24,17 +24,17 @@ def add(command: AddCommand) -> None:
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
     sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                          help="shell patterns of the ladder's runs, of three sizes or "
-                               "more")  # fmt: skip
+                     help="shell patterns of the ladder's runs, of three sizes or "
+                          "more")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                          help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
+                     help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS,
-                          help="default: all")  # fmt: skip
+                     help="default: all")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--feature", choices=FEATURES, help="default: the method's own")
     sub.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
-                          help="measured runs to forecast from all training runs and "
-                               "score once, last")  # fmt: skip
+                     help="measured runs to forecast from all training runs and "
+                          "score once, last")  # fmt: skip
     add_chance(sub)
     sub.add_argument("--out", required=True, metavar="FILE", help="every forecast, .csv")
     sub.add_argument("--figures", metavar="DIR", help="draw backtest.png here")
@@ -48,16 +48,16 @@ def add(command: AddCommand) -> None:
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
     sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                           help="shell patterns of run names")  # fmt: skip
+                     help="shell patterns of run names")  # fmt: skip
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
-                           help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
+                     help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
     sub.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
-                           help="FLOPs of all new runs together")  # fmt: skip
+                     help="FLOPs of all new runs together")  # fmt: skip
     sub.add_argument("--candidate", dest="candidates", nargs="+", metavar="RUN",
-                           help="NAME=N_PARAMS,N_TOKENS[,FLOPS] (default: every trained size at "
-                                "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
+                     help="NAME=N_PARAMS,N_TOKENS[,FLOPS] (default: every trained size at "
+                          "1, 2, 5, 10, 20, 40 x 20 tokens a parameter)")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                           help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
+                     help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     add_chance(sub)
     sub.add_argument("--out", metavar="FILE", help="the table, .csv")
     sub.add_argument("--figure", metavar="FILE", help="the figure, .png")

@@ -25,23 +25,23 @@ def add(command: AddCommand) -> None:
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
     sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                         help="shell patterns of run names")  # fmt: skip
+                     help="shell patterns of run names")  # fmt: skip
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
-                         help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a future "
-                              "run")  # fmt: skip
+                     help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a future "
+                          "run")  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                         help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
+                     help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     sub.add_argument("--method", default="bayes", choices=METHODS,
-                         help="bayes (default): tasks pooled, posterior sampled; laplace: the same "
-                              "model, approximated quickly; paper: as published")  # fmt: skip
-    sub.add_argument("--feature", choices=FEATURES, 
-                         help="feature between the two steps (default: bpb; bayes and laplace: "
-                              "mixed with lm_loss if every run has it)")  # fmt: skip
+                     help="bayes (default): tasks pooled, posterior sampled; laplace: the same "
+                          "model, approximated quickly; paper: as published")  # fmt: skip
+    sub.add_argument("--feature", choices=FEATURES,
+                     help="feature between the two steps (default: bpb; bayes and laplace: "
+                          "mixed with lm_loss if every run has it)")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--steps", default="two", choices=["two", "one"])
     sub.add_argument("--level", dest="levels", nargs="+", type=float, action="extend",
-                         metavar="P",
-                         help="levels of the predictive intervals (default 0.95)")  # fmt: skip
+                     metavar="P",
+                     help="levels of the predictive intervals (default 0.95)")  # fmt: skip
     add_chance(sub)
     sub.add_argument(
         "--new-items",
@@ -54,13 +54,13 @@ def add(command: AddCommand) -> None:
         help="draw both steps, intervals and distributions here",
     )
     sub.add_argument("--draws", metavar="FILE.nc",
-                         help="posterior draws as netCDF (bayes, laplace)")  # fmt: skip
+                     help="posterior draws as netCDF (bayes, laplace)")  # fmt: skip
     sub.add_argument("--fits", metavar="FILE",
-                         help="parameters, bounds and conditioning of every fit")  # fmt: skip
+                     help="parameters, bounds and conditioning of every fit")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="FILE", help="predictions.csv")
     sub.add_argument("--lock", action="store_true",
-                         help="lock the forecast: predictions.lock beside --out, for `ladder "
-                              "score`")  # fmt: skip
+                     help="lock the forecast: predictions.lock beside --out, for `ladder "
+                          "score`")  # fmt: skip
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
     sub = command(
@@ -68,13 +68,13 @@ def add(command: AddCommand) -> None:
         "ladder score --predictions predictions.csv --measurements later.csv --out scored.csv",
     )  # fmt: skip
     sub.add_argument("--predictions", required=True, metavar="FILE",
-                       help="written by `ladder predict --lock` or `ladder run`")  # fmt: skip
+                     help="written by `ladder predict --lock` or `ladder run`")  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE",
-                       help="a table that contains the targets")  # fmt: skip
+                     help="a table that contains the targets")  # fmt: skip
     sub.add_argument("--lock", metavar="FILE",
-                       help="default: the predictions' name with the ending .lock")  # fmt: skip
+                     help="default: the predictions' name with the ending .lock")  # fmt: skip
     sub.add_argument("--out", required=True, metavar="FILE",
-                       help="the predictions with measured values, .csv")  # fmt: skip
+                     help="the predictions with measured values, .csv")  # fmt: skip
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
 
