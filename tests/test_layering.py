@@ -160,6 +160,15 @@ def test_no_file_imports_itself_through_others():
     assert circle(graph) == []
 
 
+def test_no_two_public_classes_share_a_name():
+    places: dict[str, list[str]] = {}
+    for name, path in FILES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(name)
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_every_file_has_a_floor():
     roots = {"fitting", "ladder_jax"}
     assert [m for m in FILES if floor_of(m) is None and m not in roots] == []

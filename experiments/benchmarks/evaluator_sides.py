@@ -1,7 +1,7 @@
 """The sides of `experiments.benchmarks.evaluator`, each of which scores the same token ids.
 
-A side is a function that takes a `Job`, and returns the log-likelihood of every request and a dict
-of measurements.
+A side is a function that takes a `Workload`, and returns the log-likelihood of every request and a
+dict of measurements.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _HEAD_SCALE = 6.0  # so that log-likelihoods vary
 Measured = tuple[np.ndarray, dict[str, Any]]
 
 
-class Job(NamedTuple):
+class Workload(NamedTuple):
     """The task of a side.
 
     Attributes:
@@ -94,7 +94,7 @@ def read(path: str, documents: int | None = None) -> list[Bundle]:
     return bundles
 
 
-def ours(job: Job) -> Measured:
+def ours(job: Workload) -> Measured:
     """`packing.plan` and `loglik.score`, both timed: one cold call, then warm calls."""
     model, params = _decoder(job.model)
     bundles = read(job.requests, job.documents)
@@ -118,17 +118,17 @@ def ours(job: Job) -> Measured:
     }
 
 
-def plain(job: Job) -> Measured:
+def plain(job: Workload) -> Measured:
     """One request per row, logits at every token."""
     return _plain(job, gathered=False)
 
 
-def plain_gathered(job: Job) -> Measured:
+def plain_gathered(job: Workload) -> Measured:
     """One request per row, logits only where a continuation is predicted."""
     return _plain(job, gathered=True)
 
 
-def _plain(job: Job, gathered: bool) -> Measured:
+def _plain(job: Workload, gathered: bool) -> Measured:
     model, params = _decoder(job.model)
     pairs = _pairs(read(job.requests, job.documents))
     nats = _nats(model, gathered)
@@ -189,7 +189,7 @@ def _nats(model: ModelConfig, gathered: bool) -> Callable[..., jax.Array]:
     return nats
 
 
-def harness(job: Job) -> Measured:
+def harness(job: Workload) -> Measured:
     """`_loglikelihood_tokens` of lm-evaluation-harness, on torch."""
     score = _harness(job)
     pairs = _pairs(read(job.requests, job.documents))
@@ -198,7 +198,7 @@ def harness(job: Job) -> Measured:
     return found, {"cpu_s": seconds, "batch_size": job.batch_size}
 
 
-def batch_size(job: Job) -> Measured:
+def batch_size(job: Workload) -> Measured:
     """The batch size with which the harness is fastest on a few requests."""
     score, some = _harness(job), _spread(_pairs(read(job.requests, job.documents)))
     score(some[:2], 1)
@@ -212,7 +212,7 @@ def _spread(pairs: list[tuple[Ids, Ids]]) -> list[tuple[Ids, Ids]]:
     return pairs[:: max(1, len(pairs) // _SAMPLE)][:_SAMPLE]
 
 
-def _harness(job: Job) -> Callable[[Sequence[tuple[Ids, Ids]], int], np.ndarray]:
+def _harness(job: Workload) -> Callable[[Sequence[tuple[Ids, Ids]], int], np.ndarray]:
     """Returns a function (requests, batch size) -> log-likelihoods."""
     import torch  # pyright: ignore[reportMissingImports]
     from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
@@ -250,7 +250,7 @@ SIDES = {f.__name__: f for f in (ours, plain, plain_gathered, harness, batch_siz
 def run(side: str, job: tuple[Any, ...], out: str) -> None:
     """Measures a side in this process; writes `{out}.npy` and `{out}.json`."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    found, cells = SIDES[side](Job(*job))
+    found, cells = SIDES[side](Workload(*job))
     np.save(f"{out}.npy", found)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     Path(f"{out}.json").write_text(json.dumps(cells | {"peak_gb": peak}))

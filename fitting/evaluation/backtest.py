@@ -36,7 +36,7 @@ class Split(NamedTuple):
     held_out: Sequence[str]
 
 
-class Scores(NamedTuple):
+class BacktestScores(NamedTuple):
     """Scores of forecasts.
 
     Attributes:
@@ -98,7 +98,7 @@ def run(
     train: Sequence[str],
     methods: Mapping[str, ForecastSpec],
     progress: bool = True,
-) -> Scores:
+) -> BacktestScores:
     """Forecasts every held-out run by every method.
 
     Args:
@@ -119,7 +119,7 @@ def score(
     parts: Mapping[str, Split],
     methods: Mapping[str, ForecastSpec],
     progress: bool = True,
-) -> Scores:
+) -> BacktestScores:
     """Forecasts the held-out runs of given splits by every method.
 
     Args:
@@ -148,7 +148,7 @@ def score(
     if not cells:
         nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
         raise InputError(failures[0] if failures else nothing)
-    return Scores(pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failures)
+    return BacktestScores(pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failures)
 
 
 def _literal(names: Sequence[str]) -> list[str]:

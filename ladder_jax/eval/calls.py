@@ -11,7 +11,7 @@ ARMS = 16  # targets that one position may predict: first tokens of a document's
 
 
 @dataclass(frozen=True)
-class Block:
+class TokenBlock:
     """The tokens of one bundle that follow its group's prefix; all arrays int32.
 
     Attributes:
@@ -64,7 +64,7 @@ class Call:
 class Rows(NamedTuple):
     """The blocks of each row of a call, and the shape (B, T) of its arrays."""
 
-    blocks: list[list[Block]]
+    blocks: list[list[TokenBlock]]
     shape: tuple[int, int]
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ladder_jax.eval.calls import ARMS, Block, Call, Rows, lay_out
+from ladder_jax.eval.calls import ARMS, Call, Rows, TokenBlock, lay_out
 from ladder_jax.eval.requests import Bundle, Ids
 
 _ROW_LENGTHS = (128, 256, 512, 1024, 2048)
@@ -164,7 +164,7 @@ def groups(sequences: Sequence[Ids]) -> list[Members]:
     return [*found, Members(0, sorted(alone))] if alone else found
 
 
-def _block(bundle: Bundle, prefix_len: int) -> Block:
+def _block(bundle: Bundle, prefix_len: int) -> TokenBlock:
     """The tree of a bundle's requests, which are sorted: each adds its unshared tokens."""
     ordered = sorted(
         zip(bundle.contexts, bundle.continuations, bundle.numbers, strict=True),
@@ -185,16 +185,16 @@ def _block(bundle: Bundle, prefix_len: int) -> Block:
     end[path] = size
     source, target, request = (np.concatenate(part) for part in zip(*cells, strict=True))
     parts = (np.concatenate(token), np.concatenate(position), end[:size], source, target, request)
-    return Block(*(part.astype(np.int32) for part in parts))
+    return TokenBlock(*(part.astype(np.int32) for part in parts))
 
 
-def _packed(groups: Sequence[Sequence[Block]], n_shards: int, tokens: int) -> list[list[Rows]]:
+def _packed(groups: Sequence[Sequence[TokenBlock]], n_shards: int, tokens: int) -> list[list[Rows]]:
     """The calls of every group, of two row lengths at most: most blocks fit the shorter one."""
     if not groups:
         return []
     longest = _fitting(max(len(b.token) for blocks in groups for b in blocks), _ROW_LENGTHS)
 
-    def calls(blocks: Sequence[Block], usual: int) -> list[Rows]:
+    def calls(blocks: Sequence[TokenBlock], usual: int) -> list[Rows]:
         made = []
         short = [len(block.token) <= usual for block in blocks]
         for row_len, wanted in ((usual, True), (longest, False)):
@@ -217,9 +217,9 @@ def _fitting(length: float, sizes: Sequence[int]) -> int:
     return next((s for s in sizes if s >= length), math.ceil(length / sizes[-1]) * sizes[-1])
 
 
-def best_fit(blocks: Sequence[Block], row_len: int) -> list[list[Block]]:
+def best_fit(blocks: Sequence[TokenBlock], row_len: int) -> list[list[TokenBlock]]:
     """Packs blocks into rows: the longest first, each into the fullest row that still holds it."""
-    rows: list[list[Block]] = []
+    rows: list[list[TokenBlock]] = []
     space: dict[int, list[int]] = {}  # free tokens -> rows
     for block in sorted(blocks, key=lambda block: -len(block.token)):
         need = len(block.token)
