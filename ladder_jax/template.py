@@ -59,6 +59,8 @@ def write(path: str | Path, text: str | Path) -> Written:
         raise InputError(f"{path}: name a .py file")
     if os.path.lexists(path):
         raise InputError(f"{path}: exists already: name another file, or remove it")
+    if not text.exists():
+        raise InputError(f"`text` {str(text)!r} does not exist: give a file or a directory")
     data = DataConfig(source="local", path=str(text.resolve()), vocab_size=VOCAB_SIZE)
     corpus = sources.load(data)
     packed = prepare(data, SEQ_LEN, cache_dir())

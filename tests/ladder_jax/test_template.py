@@ -106,7 +106,7 @@ def test_multiples_follow_the_amount_of_text(prose, monkeypatch, tmp_path):
     [
         ("mine.txt", ".", "name a .py file"),
         ("taken.py", ".", "exists already"),
-        ("mine.py", "nowhere", "nowhere"),
+        ("mine.py", "nowhere", "--text"),
         ("mine.py", "empty", "empty"),
     ],
 )
