@@ -41,7 +41,7 @@ class Advice:
     """How much each candidate would narrow the intervals, and the best set within the budget.
 
     Attributes:
-        rows: `ADVICE_COLUMNS`, a row a candidate, best shrinkage first; widths are fractions of
+        rows: `ADVICE_COLUMNS`, one row per candidate, best shrinkage first; widths are fractions of
             1, shrinkages relative to `now`.
         now: mean width of the targets' 95 % intervals before any candidate.
         chosen: names of the best set, cheapest first; empty if none is worth a run.

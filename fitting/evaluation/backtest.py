@@ -40,7 +40,7 @@ class BacktestScores(NamedTuple):
     """Scores of forecasts.
 
     Attributes:
-        cells: a row a (split, method, task, held-out run) in `CELL_COLUMNS`.
+        cells: one row per (split, method, task, held-out run) in `CELL_COLUMNS`.
         failures: one line for each forecast that could not be made, or failed its checks.
     """
 
@@ -210,7 +210,7 @@ def summary(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_task(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error in points: `task`, then a column a method; a row a task."""
+    """Mean absolute error in points: `task`, then one column per method; one row per task."""
     errors = 100 * cells.pivot_table("abs_error", "task", "method", sort=False)
     return errors.reset_index()
 

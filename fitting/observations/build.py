@@ -39,12 +39,12 @@ class TaskData:
             `acc` alone for a single step.
         preparation: how the feature was prepared.
         law: of step 1, or straight to accuracy.
-        final: a row a training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
+        final: one row per training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
             loss, acc.
-        curve: a row a checkpoint used by step 2: run, size, loss, acc.
-        windows: a row a window of training: run, loss, acc, lr_fraction.
+        curve: one row per checkpoint used by step 2: run, size, loss, acc.
+        windows: one row per window of training: run, loss, acc, lr_fraction.
         chance: accuracy of guessing, None if unknown.
-        measured: a row a target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
+        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
             unmeasured), stale, blurred (see `select.measured_target`).
         items: see `Targets`.
     """
@@ -214,7 +214,7 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
     """Law inputs of M runs, shape (M, I).
 
     Args:
-        frame: a row a run, with its name and the columns that the law needs.
+        frame: one row per run, with its name and the columns that the law needs.
         law: whose inputs are meant.
         argument: name of the argument that the runs come from, for messages.
 

@@ -17,7 +17,7 @@ from fitting.observations.preparation import Preparation
 def checkpoint_noise(
     table: pd.DataFrame, run: str, tasks: Sequence[str], preparation: Preparation, last: int = 10
 ) -> pd.DataFrame:
-    """Noise of a run's last checkpoints (arXiv 2412.04403, Eq. 3): a row a task.
+    """Noise of a run's last checkpoints (arXiv 2412.04403, Eq. 3): one row per task.
 
     Columns: `loss_sd, acc_sd` (standard deviation, SD), `loss_cv, acc_cv` (SD over mean),
     `acc_mean`, `n_examples`, and `binomial_sd`: SD of an accuracy on as many items drawn afresh.
@@ -47,7 +47,7 @@ def checkpoint_noise(
 
 
 def with_fewer_items(noise: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFrame:
-    """The SDs that accuracies would have on fewer test items: a row a (task, size).
+    """The SDs that accuracies would have on fewer test items: one row per (task, size).
 
     Checkpoint noise is a mean over items, hence falls with the square root of their number; so does
     the binomial error from drawing the items.
@@ -73,7 +73,7 @@ def correlations(
     """Pearson's r between noise and size of error, over groups of tasks, with its p value.
 
     Args:
-        frame: a row a task.
+        frame: one row per task.
         noise: columns of noise.
         errors: columns of errors; their signs are dropped.
         groups: name -> mask of the frame's rows.

@@ -110,7 +110,7 @@ def final_observation(checkpoints: pd.DataFrame, run: str, preparation: Preparat
 
 
 def smoothed(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFrame:
-    """A run's observations of step 2: columns loss and acc, a row a checkpoint.
+    """A run's observations of step 2: columns loss and acc, one row per checkpoint.
 
     The first checkpoints are left out; each of the others is averaged with those just before it.
     """

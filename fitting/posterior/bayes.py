@@ -227,7 +227,7 @@ def _repeated(draws: Draws) -> dict[str, np.ndarray]:
 
 
 def _by_task(draws: Draws) -> dict[str, np.ndarray]:
-    """Sites with a value a series or task, chains joined: shape (draws, T)."""
+    """Sites with one value per series or task, chains joined: shape (draws, T)."""
     return {name: v for name, v in draws.flat().items() if name not in COMMON_SITES}
 
 

@@ -183,9 +183,9 @@ def ranks(
         progress: shows a bar.
 
     Returns:
-        A row a ladder, a column a quantity, ranks as shares in (0, 1); and how many ladders the
-        sampler's own checks failed.  Of task parameters and forecasts, one task a ladder is kept:
-        tasks of one ladder are not independent.
+        Ranks as shares in (0, 1), one row per ladder and one column per quantity; and the number of
+        ladders on which the sampler's own checks failed.  One task per ladder is kept for task
+        parameters and forecasts: tasks of one ladder are not independent.
     """
     rows, failed = [], 0
     for seed in tqdm(seeds, desc="ladders", unit="ladder", disable=not progress):

@@ -74,7 +74,7 @@ def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
 
 
 def plot_coverage(ax: Axes, summary: pd.DataFrame, split: str) -> Axes:
-    """Share of measured values inside intervals against mean width, a line a method."""
+    """Share of measured values inside intervals against mean width, one line per method."""
     part = summary[summary["split"] == split]
     for i, row in enumerate(part.to_dict("records")):
         widths = [row[f"width_{level:g}"] for level in LEVELS]
@@ -110,7 +110,7 @@ def backtest(summary: pd.DataFrame) -> Figure:
 def plot_candidates(ax: Axes, advice: pd.DataFrame, chosen: Sequence[str]) -> Axes:
     """Shrinkage of the mean interval against FLOPs; filled: the best set within the budget.
 
-    There is a line a size; its last run is labelled in full, the others by the end of their names.
+    One line per size; its last run is labelled in full, the others by the end of their names.
     """
     for i, (_, group) in enumerate(advice.groupby("n_params")):
         rows = group.sort_values("flops")

@@ -135,7 +135,7 @@ def figures(
 
 
 def loss_curves(measurements: pd.DataFrame, task: str, metric: str) -> Figure:
-    """A metric of one task at every checkpoint against tokens, a line a run, coloured by size."""
+    """A metric of one task at every checkpoint against tokens: one line per run, colour by size."""
     rows = measurements[(measurements["task"] == task) & (measurements["metric"] == metric)]
     rows = rows.sort_values(["n_params", "n_tokens"])
     fig = Figure(figsize=(7.0, 4.2))
@@ -190,7 +190,7 @@ def figure(
 
 
 def _plot_against_inputs(ax: Axes, forecast: TaskForecast, column: str, label: str) -> Axes:
-    """Loss or accuracy against tokens, with a curve a size, or against FLOPs, with one curve."""
+    """Loss or accuracy against tokens, one curve per size, or against FLOPs, one curve."""
     colours, markers, axis = _colours(forecast), _markers(forecast), _axis(forecast)
     law = forecast.step1.curve
     everything = pd.concat([forecast.final[axis], forecast.measured[axis]])

@@ -70,13 +70,13 @@ def solve(
         np.broadcast_to(np.asarray(v, float), (n, *np.shape(v)[1:])) for v in (x, y, starts)
     )
     starts = np.clip(starts, lower, upper)
-    found, converged = _work_off(mean, FitPoints(x, y, weights), starts, fixed)
+    found, converged = _search(mean, FitPoints(x, y, weights), starts, fixed)
     by_start = found.objective.reshape(n, -1)
     chosen = np.arange(n) * starts.shape[1] + np.argmin(by_start, axis=1)
     return Solution(found.theta[chosen], found.objective[chosen], converged[chosen])
 
 
-def _work_off(
+def _search(
     mean: Mean, points: FitPoints, starts: np.ndarray, fixed: Fixed
 ) -> tuple[State, np.ndarray]:
     """Searches from S starts for each of B fits: final states and convergence, B S rows."""
@@ -85,7 +85,7 @@ def _work_off(
     fit_of, start_of = np.divmod(np.arange(n * n_starts), n_starts)
     found, converged = State.empty(len(fit_of), n_params), np.zeros(len(fit_of), bool)
     shape = (_PLACES, _padded(m))
-    at_work = FitPoints(np.ones((*shape, *points.x.shape[2:])), np.ones(shape), np.zeros(shape))
+    active = FitPoints(np.ones((*shape, *points.x.shape[2:])), np.ones(shape), np.zeros(shape))
     state = State.empty(_PLACES, n_params)
     place = np.full(_PLACES, -1)  # the search that each works on
     advance = _compiled(mean, bool(np.isfinite(fixed.delta)))
@@ -95,11 +95,11 @@ def _work_off(
             free = np.flatnonzero(place < 0)[: len(fit_of) - waiting]
             place[free] = begun = np.arange(waiting, waiting + len(free))
             waiting += len(free)
-            for column, values in zip(at_work, points, strict=True):
+            for column, values in zip(active, points, strict=True):
                 column[free, :m] = values[fit_of[begun]]
             state.begin(free, starts[fit_of[begun], start_of[begun]])
             busy = place >= 0
-            after, done, stationary = advance(state, at_work, busy, fixed)
+            after, done, stationary = advance(state, active, busy, fixed)
             state = State(*(np.array(v) for v in after))
             over = np.flatnonzero(busy & np.asarray(done))
             for column, values in zip(found, state, strict=True):

@@ -133,7 +133,7 @@ def text_in(example: Mapping[str, Any], field: str, where: str) -> str:
 
 
 def _olmes_train(config: DataConfig) -> Iterator[Document]:
-    """Questions with their right answers from the train splits of public tasks; a task a stratum.
+    """Questions and right answers from the train splits of public tasks; one stratum per task.
 
     The text is in-distribution for those tasks: a model trained on it must be labelled so, and its
     scores on them cannot be compared with published ones.  Documents that share a passage or a twin

@@ -12,7 +12,7 @@ from pathlib import Path
 def keep(cache: Path) -> None:
     """Makes JAX keep compiled programs below `cache`; call before JAX is imported.
 
-    There is a folder a processor, since programs are machine code.
+    There is one folder per processor, since programs are machine code.
     """
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "xla" / _processor()))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
