@@ -20,6 +20,7 @@ from fitting.errors import InputError, first_line
 from ladder_jax.ladder import Ladder
 
 _SHIPPED = Path(__file__).resolve().parents[1] / "experiments"
+_PREFIX = "ladder_experiment_"  # of the modules of loaded files
 _WRITE_ONE = "`ladder init FILE.py --text DIR` writes an example"
 
 
@@ -28,17 +29,20 @@ class Experiment:
     """A ladder, and how its targets are forecast.
 
     Attributes:
-        name: name of a shipped experiment, or the stem of the user's file.
         ladder: the runs and the targets.
         forecast: optional fields of `fitting.forecast.ForecastSpec`; None if the file defines no
             `FORECAST`.
-        path: the file; None if the experiment was made in memory.
+        name: of a shipped experiment, or the stem of the user's file; by default the ladder's.
+        path: of the file; None if the experiment was made in memory.
     """
 
-    name: str
     ladder: Ladder
     forecast: Mapping[str, Any] | None = field(default_factory=dict)
+    name: str = ""
     path: Path | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.ladder.name)
 
 
 def load(name: str | Path) -> Experiment:
@@ -64,7 +68,7 @@ def load(name: str | Path) -> Experiment:
         kind = type(forecast).__name__
         raise InputError(f"{where}: FORECAST is of type {kind}: make it a dict, {{}} is enough")
     shipped = path.parent.parent == _SHIPPED
-    return Experiment(path.parent.name if shipped else path.stem, ladder, forecast, path)
+    return Experiment(ladder, forecast, path.parent.name if shipped else path.stem, path)
 
 
 def shipped() -> list[str]:
@@ -94,24 +98,34 @@ def _find(name: str) -> Path:
 
 def _run_file(path: Path) -> ModuleType:
     """Runs a file as a module under a unique name, so that it replaces no other module."""
-    name = f"ladder_experiment_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{_PREFIX}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: cannot be read as Python")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
+    before = set(sys.modules)
     sys.path.append(str(path.parent))  # last, so that nothing there hides an installed package
     try:
         spec.loader.exec_module(module)
-    except Exception as e:
+    except (Exception, SystemExit) as e:
         del sys.modules[name]
         raise InputError(f"{path}: {_row(e, path)}{_reason(e)}") from None
     finally:
         sys.path.remove(str(path.parent))
+        _forget(before, path.parent)
     return module
 
 
-def _row(error: Exception, path: Path) -> str:
+def _forget(before: set[str], folder: Path) -> None:
+    """Forgets modules of the folder that were just imported: another folder may have namesakes."""
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and Path(file).resolve().is_relative_to(folder) and not name.startswith(_PREFIX):
+            del sys.modules[name]
+
+
+def _row(error: BaseException, path: Path) -> str:
     """`row N: `, where N is the last row of the file in the traceback; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return f"row {error.lineno}: "
@@ -119,9 +133,11 @@ def _row(error: Exception, path: Path) -> str:
     return f"row {rows[-1]}: " if rows else ""
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, SystemExit):
+        return "ends the program: remove that, or put it under `if __name__ == '__main__':`"
     if isinstance(error, SyntaxError):
         return f"is not valid Python ({error.msg}): correct it"
     if isinstance(error, ModuleNotFoundError):

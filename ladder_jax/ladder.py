@@ -7,6 +7,7 @@ learning rate quartered for sequences of 4,096 tokens (arXiv 2412.04403, Table 1
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from fitting.errors import InputError
 from ladder_jax.config import ModelConfig, RunConfig
 from ladder_jax.models import counts
+
+_NAME = re.compile(r"[\w+=-][\w.+=-]*")  # of a run, and of its folder
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,15 @@ class Target:
     run: RunConfig
     n_tokens: int
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.run, RunConfig):
+            raise InputError(
+                f"target: run is of type {type(self.run).__name__}: make it a RunConfig"
+            )
+        if type(self.n_tokens) is not int or self.n_tokens < 1:
+            raise InputError(f"target {self.run.name!r}: n_tokens {self.n_tokens!r} must be a "
+                             "positive whole number")  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Ladder:
@@ -92,8 +104,8 @@ class Ladder:
             no run.
 
     Raises:
-        InputError: there is no size or no multiple, a multiple is not positive, or a multiple, a
-            seed or the name of a run occurs twice.
+        InputError: a field has another type, there is no size or no multiple, a multiple is not
+            positive, a name cannot be a folder's, or a multiple, a seed or a run occurs twice.
     """
 
     name: str
@@ -105,30 +117,47 @@ class Ladder:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for field_name in ("sizes", "multiples"):
-            if not getattr(self, field_name):
-                raise InputError(f"ladder {self.name!r}: {field_name} is empty: give at least one")
-        for label, model in self.sizes.items():
-            if not isinstance(model, ModelConfig):
-                kind = type(model).__name__
-                raise InputError(f"ladder {self.name!r}: size {label!r} is a {kind}: make it a "
-                                 "ModelConfig")  # fmt: skip
-        for multiple in self.multiples:
-            if not (isinstance(multiple, int | float) and 0 < multiple < math.inf):
-                raise InputError(f"ladder {self.name!r}: multiple {multiple!r} must be positive")
-        for label, target in self.targets.items():
-            if not isinstance(target, Target):
-                kind = type(target).__name__
-                raise InputError(f"ladder {self.name!r}: target {label!r} is a {kind}: make it a "
-                                 "Target")  # fmt: skip
+        self._check_types()
         names = [run.name for run in self.runs()] + [t.run.name for t in self.targets.values()]
+        for name in names:
+            if not _NAME.fullmatch(name):
+                raise self._error(f"run name {name!r}: use letters, digits, and . _ + = - only")
         for what, values in (
             ("multiple", [f"{m:g}" for m in self.multiples]), ("seed", self.seeds), ("run", names),
         ):  # fmt: skip
             if twice := [v for i, v in enumerate(values) if v in values[:i]]:
-                raise InputError(
-                    f"ladder {self.name!r}: {what} {twice[0]} occurs twice: remove or rename one"
-                )
+                raise self._error(f"{what} {twice[0]} occurs twice: remove or rename one")
+
+    def _check_types(self) -> None:
+        for name, kind in (("sizes", dict), ("targets", dict), ("recipe", Recipe),
+                           ("base", RunConfig), ("name", str)):  # fmt: skip
+            self._check_kind(name, getattr(self, name), kind)
+        for name in ("multiples", "seeds"):
+            values = getattr(self, name)
+            if isinstance(values, str) or not isinstance(values, Iterable):
+                raise self._error(f"{name} is {values!r}: make it a tuple of numbers")
+            object.__setattr__(self, name, tuple(values))
+        for name in ("sizes", "multiples"):
+            if not getattr(self, name):
+                raise self._error(f"{name} is empty: give at least one")
+        for label, model in self.sizes.items():
+            self._check_kind(f"size {label!r}", model, ModelConfig)
+        for label, target in self.targets.items():
+            self._check_kind(f"target {label!r}", target, Target)
+        for multiple in self.multiples:
+            if type(multiple) not in (int, float) or not 0 < multiple < math.inf:
+                raise self._error(f"multiple {multiple!r} must be a positive number")
+        for seed in self.seeds:
+            if type(seed) is not int or seed < 0:
+                raise self._error(f"seed {seed!r} must be a whole number, 0 or larger")
+
+    def _check_kind(self, what: str, value: object, kind: type) -> None:
+        if not isinstance(value, kind):
+            found = type(value).__name__
+            raise self._error(f"{what} is of type {found}: make it a {kind.__name__}")
+
+    def _error(self, text: str) -> InputError:
+        return InputError(f"ladder {self.name!r}: {text}")
 
     def run(self, size: str, multiple: float, seed: int | None = None) -> RunConfig:
         """The run of one cell of the grid, or of any other multiple and seed of a known size."""

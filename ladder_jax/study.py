@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,9 +17,10 @@ import pandas as pd
 
 import ladder_jax
 from fitting import table
-from fitting.errors import InputError
+from fitting.errors import InputError, first_line
 from fitting.io import write_csv
-from ladder_jax import config, config_text, experiment, launch
+from ladder_jax import config, config_text, launch
+from ladder_jax import experiment as experiments
 from ladder_jax.config import RunConfig
 from ladder_jax.data.pipeline import prepare
 from ladder_jax.experiment import Experiment
@@ -69,7 +70,7 @@ class Study:
     """The steps of an experiment, in one directory.
 
     Args:
-        of: an `Experiment`, the name of a shipped one, or the path of a file.
+        experiment: an `Experiment`, the name of a shipped one, or the path of a file.
         out: the directory; `runs/`, `measurements.csv`, `predictions.csv` and `report/` are
             written into it.
         overrides: new values for all runs of dotted fields of `data`, `mesh` and
@@ -82,13 +83,14 @@ class Study:
 
     def __init__(
         self,
-        of: Experiment | str | Path,
+        experiment: Experiment | str | Path,
         out: str | Path,
         overrides: Mapping[str, Any] | Sequence[str] = (),
         executor: launch.Executor | None = None,
     ) -> None:
         compilation.keep(cache_dir())
-        self.experiment = of if isinstance(of, Experiment) else experiment.load(of)
+        made = isinstance(experiment, Experiment)
+        self.experiment = experiment if made else experiments.load(experiment)
         if not str(out):
             raise InputError("`out` must name a directory")
         self.out = Path(out)
@@ -141,9 +143,10 @@ class Study:
             self._check_forecast()
         locked = self.out / _LOCK
         grown = launch.new_runs(runs, self.out)
-        if grown and locked.is_file():
+        if targets and grown and locked.is_file():
             raise InputError(
-                f"{locked}: its forecast was made without run {grown[0]!r}: use another `out`"
+                f"{locked}: its forecast was made without run {grown[0]!r}: use another `out`, or "
+                "train the new runs alone (`ladder run --no-targets`)"
             )
         due = runs if targets else self.grid
         todo = [r for r in due if not run_directory.is_done(r, launch.run_directory(self.out, r))]
@@ -260,12 +263,15 @@ class Study:
         own = [Path(t).stem if t.endswith(".jsonl") else t for t in ladder.base.eval.tasks]
         fixed = {"train": [r.name for r in self.grid], "targets": targets,
                  "tasks": ["heldout", *own]}  # fmt: skip
-        given: dict[str, Any] = {"levels": _LEVELS} | settings | fixed
+        where = f"{self.experiment.path or self.experiment.name}: FORECAST"
+        allowed = [f.name for f in fields(ForecastSpec) if f.name not in fixed]
+        for name in settings:
+            if name not in allowed:
+                raise InputError(f"{where}: no field {name!r}: use {', '.join(allowed)}")
         try:
-            return ForecastSpec(**given)
-        except TypeError as e:
-            where = self.experiment.path or self.experiment.name
-            raise InputError(f"{where}: FORECAST: {str(e).partition(') ')[2] or e}") from None
+            return ForecastSpec(**{"levels": _LEVELS, **settings, **fixed})
+        except (TypeError, AttributeError, InputError) as e:
+            raise InputError(f"{where}: {first_line(e)}: correct it") from None
 
     def _backtest(
         self, frame: pd.DataFrame, forecasts: Sequence[Any]

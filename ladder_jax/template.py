@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,6 +58,8 @@ def write(path: str | Path, text: str | Path) -> Written:
     path, text = Path(path), Path(text).expanduser()
     if path.suffix != ".py":
         raise InputError(f"{path}: name a .py file")
+    if not re.fullmatch(r"[\w.+-]+", path.stem):
+        raise InputError(f"{path}: name the file with letters, digits, and . _ + - only")
     if os.path.lexists(path):
         raise InputError(f"{path}: exists already: name another file, or remove it")
     if not text.exists():

@@ -50,6 +50,7 @@ OPEN_TO_ALL = (
     "fitting.table",
 )  # what ladder_jax imports of fitting
 WHOLE_OF_FITTING = ("ladder_jax.study", "ladder_jax.cli", "experiments")
+IMPORTS = ("import_module", "__import__")  # functions that import
 ONLY_IN = {  # library -> the only packages that may import it
     "jax.sharding": ("ladder_jax.parallel",),
     "flax": ("ladder_jax.models",),
@@ -81,6 +82,7 @@ def imported(source: str, known=FILES) -> set[str]:
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
+        assert getattr(node, "level", 0) in (0, None), "write the full name, no relative import"
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -88,7 +90,7 @@ def imported(source: str, known=FILES) -> set[str]:
             inner = {name for name in names if name in known}
             found |= inner | ({node.module} if len(inner) < len(names) else set())
             found |= {name for name in names if name in ONLY_IN}
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(IMPORTS):
             found |= {a.value for a in node.args if isinstance(a, ast.Constant)}
     return found
 

@@ -58,6 +58,8 @@ class ForecastSpec:
             if isinstance(value, str | float | TargetRun):
                 raise InputError(f"`{name}` is {value!r}: give a list")
             object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.chance, Mapping):
+            raise InputError(f"`chance` is {self.chance!r}: give a dict, task -> accuracy")
         self._check_names()
         if self.steps == "one" and (self.inputs != "nd" or self.feature is not None):
             raise InputError(

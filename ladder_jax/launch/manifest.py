@@ -38,7 +38,7 @@ def claim_manifest(experiment: str, runs: Sequence[RunConfig], out: Path) -> dic
     path = out / FILE
     manifest = {"experiment": experiment, "runs": {run.name: config_hash(run) for run in runs}}
     if path.is_file():
-        _check_grown(read_json(path), manifest, runs, out)
+        _check_grown(_read(out), manifest, runs, out)
     for run in runs:
         _write(config_path(out, run), to_json(run))
     _write(path, json.dumps(manifest, indent=2) + "\n")
@@ -49,16 +49,17 @@ def new_runs(runs: Sequence[RunConfig], out: Path) -> list[str]:
     """Names of the runs that the manifest of a directory lacks; empty if there is no manifest."""
     if not (out / FILE).is_file():
         return []
-    known = read_json(out / FILE).get("runs", {})
+    known = _read(out)["runs"]
     return [run.name for run in runs if run.name not in known]
 
 
-def _check_grown(held: Any, manifest: dict[str, Any], runs: Sequence[RunConfig], out: Path) -> None:
+def _check_grown(
+    held: dict[str, Any], manifest: dict[str, Any], runs: Sequence[RunConfig], out: Path
+) -> None:
     """Checks that the experiment has every run of an existing manifest, with the same config."""
     advice = "use another `out`"
-    if not isinstance(held, dict) or held.get("experiment") != manifest["experiment"]:
-        name = held.get("experiment") if isinstance(held, dict) else None
-        raise InputError(f"{out} belongs to experiment {name!r}: {advice}")
+    if held["experiment"] != manifest["experiment"]:
+        raise InputError(f"{out} belongs to experiment {held['experiment']!r}: {advice}")
     lost = [name for name in held["runs"] if name not in manifest["runs"]]
     if lost:
         raise InputError(
@@ -90,11 +91,17 @@ def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
     """
     if not (out / FILE).is_file():
         raise InputError(f"{out}: holds no experiment ({FILE} is not there); ladder run writes it")
-    manifest = read_json(out / FILE)
-    if not isinstance(manifest, dict) or not {"experiment", "runs"} <= set(manifest):
-        raise InputError(f"{out / FILE}: is no manifest; remove it, and ladder run writes it again")
+    manifest = _read(out)
     paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]
     return manifest["experiment"], [load_json(RunConfig, path) for path in paths]
+
+
+def _read(out: Path) -> dict[str, Any]:
+    manifest = read_json(out / FILE)
+    whole = isinstance(manifest, dict) and {"experiment", "runs"} <= set(manifest)
+    if not whole or not isinstance(manifest["runs"], dict):
+        raise InputError(f"{out / FILE}: is no manifest; remove it, and ladder run writes it again")
+    return manifest
 
 
 def _write(path: Path, text: str) -> None:

@@ -56,6 +56,6 @@ def small_experiment(run, monkeypatch, cache):
     later = Ladder("t", {"c": MODEL}, (1.0,), recipe, base).runs()
     targets = {r.name: Target(r, r.n_tokens) for r in later}
     ladder = Ladder("t", sizes, (0.5, 1.0), recipe, base, targets)
-    made = Experiment("t", ladder, {"method": "bootstrap", "inputs": "c"})
+    made = Experiment(ladder, {"method": "bootstrap", "inputs": "c"})
     monkeypatch.setattr(experiment, "load", lambda name: made)
     return made

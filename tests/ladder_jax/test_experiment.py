@@ -27,13 +27,23 @@ BAD = {
     IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1,), seeds=(3, 3))": (
         "row 3: ladder 'a': seed 3 occurs twice"
     ),
-    IMPORTS + "LADDER = Ladder('a', {'s': 190}, (1,))": "size 's' is a int: make it a ModelConfig",
+    IMPORTS
+    + "LADDER = Ladder('a', {'s': 190}, (1,))": "size 's' is of type int: make it a ModelConfig",
     IMPORTS + "LADDER = Ladder('a', {}, (1,))": "sizes is empty",
-    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, ('1',))": "multiple '1' must be positive",
+    IMPORTS
+    + "LADDER = Ladder('a', {'s': ModelConfig()}, ('1',))": "multiple '1' must be a positive",
     IMPORTS + "m = ModelConfig(d_model=7)": "row 3: model.n_heads must divide model.d_model",
     IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1,))\nFORECAST = 3": (
         "FORECAST is of type int: make it a dict"
     ),
+    IMPORTS
+    + "LADDER = Ladder('a', [ModelConfig()], (1,))": "sizes is of type list: make it a dict",
+    IMPORTS
+    + "LADDER = Ladder('a', {'s': ModelConfig()}, 0.5)": "multiples is 0.5: make it a tuple",
+    IMPORTS + "LADDER = Ladder('a', {'../s': ModelConfig()}, (1,))": "run name '../s-1xC': use",
+    IMPORTS + "LADDER = Ladder('a', {'s': ModelConfig()}, (1,), seeds=(0.5,))": "seed 0.5 must be",
+    IMPORTS + "Target(RunConfig(name='t'), 'many')": "target 't': n_tokens 'many' must be",
+    "import sys\nsys.exit(0)": "row 2: ends the program",
     "1 / 0": "row 1: ZeroDivisionError: division by zero: correct it",
 }
 
@@ -90,3 +100,16 @@ def test_an_experiment_that_is_not_there_is_named(name, line, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(InputError, match=line):
         experiment.load(name)
+
+
+def test_generators_are_kept_and_modules_of_two_folders_apart(tmp_path):
+    for folder, multiples in (("a", "(0.5, 1)"), ("b", "(2,)")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "beside.py").write_text(f"MULTIPLES = {multiples}\n")
+        (tmp_path / folder / "mine.py").write_text(
+            IMPORTS + "import beside\n"
+            "LADDER = Ladder('x', {'s': ModelConfig()}, (m for m in beside.MULTIPLES))\n"
+        )
+    found = [experiment.load(tmp_path / folder / "mine.py") for folder in "ab"]
+    assert [made.ladder.multiples for made in found] == [(0.5, 1), (2,)]
+    assert len(found[0].ladder.runs()) == 2

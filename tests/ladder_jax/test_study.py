@@ -71,8 +71,10 @@ def test_the_directory_of_another_config_is_refused_by_its_field(
     ("forecast", "line"),
     [
         (None, "has targets and no FORECAST: add FORECAST = {}"),
-        ({"way": "bayes"}, "FORECAST: .*way"),
-        ({"method": "bays"}, "`method` bays: not known; use"),
+        ({"way": "bayes"}, "FORECAST: no field 'way': use method,"),
+        ({"train": ["a*"]}, "FORECAST: no field 'train'"),
+        ({"chance": [1]}, "FORECAST: `chance` is .*: give a dict"),
+        ({"method": "bays"}, "FORECAST: `method` bays: not known; use"),
     ],
 )
 def test_a_forecast_that_cannot_be_made_is_refused_before_any_work(
