@@ -7,6 +7,7 @@ that is called again keeps the finished work in the directory and does only the 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -295,7 +296,8 @@ def _arguments(overrides: Mapping[str, Any] | Sequence[str]) -> list[str]:
     """Overrides as `config_text.override` takes them."""
     if not isinstance(overrides, Mapping):
         return list(overrides)
-    return [word for key, value in overrides.items() for word in (f"--{key}", str(value))]
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in overrides.items()}
+    return [f"--{key}={text}" for key, text in texts.items()]
 
 
 def _overridden(run: RunConfig, arguments: Sequence[str]) -> RunConfig:
@@ -303,8 +305,9 @@ def _overridden(run: RunConfig, arguments: Sequence[str]) -> RunConfig:
     allowed = ("--data.", "--mesh.", *(f"--{key}" for key in config.EXECUTION))
     for text in arguments:
         if text.startswith("--") and not text.startswith(allowed):
+            name = text.lstrip("-").split("=")[0]
             raise InputError(
-                f"{text}: only data.*, mesh.* and how models are computed can be changed for all "
+                f"`{name}`: only data.*, mesh.* and how models are computed can be changed for all "
                 "runs; the rest is the experiment's config"
             )
     return config_text.override(run, arguments)

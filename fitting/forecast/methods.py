@@ -14,6 +14,7 @@ from fitting.forecast import delta_intervals, pooled, resampled
 from fitting.forecast.fitted import FittedModel
 from fitting.laws import Law
 from fitting.observations.arrays import Observations
+from fitting.posterior.hierarchy import check_law
 
 _FEWEST_POOLED = 3  # runs; with so few, the priors decide most
 
@@ -41,6 +42,8 @@ class Method:
         if self.name not in law.methods:
             usable = ", ".join(law.methods)
             raise InputError(f"`method` {self.name} cannot fit the law {law.name}: use {usable}")
+        if self.pools:
+            check_law(law)
 
     def fit(self, observations: Sequence[Observations]) -> FittedModel:
         """Fits T tasks that share their runs and law.

@@ -14,11 +14,17 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import expit, logit
 
-from fitting.errors import InputError
 from fitting.laws import Law, Link
 from fitting.observations.arrays import Observations, Targets
 from fitting.posterior import sampler
-from fitting.posterior.hierarchy import ANNEALED, COMMON_SITES, Step1, Step2, exponent_names
+from fitting.posterior.hierarchy import (
+    ANNEALED,
+    COMMON_SITES,
+    Step1,
+    Step2,
+    check_law,
+    exponent_names,
+)
 from fitting.posterior.sampler import Draws
 from fitting.solve.fit import Curve, Fit, summarise
 
@@ -99,13 +105,10 @@ def fit(data: Sequence[Observations], sample: Sampler, series: Series | None = N
         series: losses centred elsewhere than at their means.
 
     Raises:
-        InputError: the model of `hierarchy` is another law than this one.
+        InputError: see `hierarchy.check_law`.
     """
     law = data[0].law
-    if not {"bayes", "laplace"} & set(law.methods):
-        raise InputError(
-            f"the pooled model cannot fit the law {law.name}: use `method` {', '.join(law.methods)}"
-        )
+    check_law(law)
     inputs = tuple(law.inputs)
     series = series or series_of(data)
     known_spreads = sample is sampler.laplace

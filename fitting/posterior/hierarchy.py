@@ -30,6 +30,9 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 
+from fitting.errors import InputError
+from fitting.laws import CHINCHILLA, COMPUTE_ONLY, Law
+
 Values = Mapping[str, Any]  # of arrays, by site
 
 # Centres of the exponents' prior: typical of language-model losses, within a factor of about 2.
@@ -242,3 +245,20 @@ def _shared(
         + count * np.log(2 * np.pi)
     )
     return log_likelihood, count * mean * shared / total, shared * own / total
+
+
+def check_law(law: Law) -> None:
+    """Checks that a law is one that these models describe.
+
+    Raises:
+        InputError: it is not, or it was changed: the model has curves of its own.
+    """
+    known = any(
+        law.log_mean is own.log_mean and law.inputs == own.inputs
+        for own in (CHINCHILLA, COMPUTE_ONLY)
+    )
+    if not (known and {"bayes", "laplace"} & set(law.methods)):
+        others = [name for name in law.methods if name not in ("bayes", "laplace")]
+        raise InputError(
+            f"the pooled model cannot fit the law {law.name}: use `method` {', '.join(others)}"
+        )

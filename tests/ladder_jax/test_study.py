@@ -87,7 +87,7 @@ def test_a_forecast_that_cannot_be_made_is_refused_before_any_work(
 
 
 def test_overrides_reach_all_runs_and_others_are_refused(small_experiment, tmp_path):
-    made = Study(small_experiment, tmp_path, {"data.workers": 2, "model.scan_layers": "true"})
+    made = Study(small_experiment, tmp_path, {"data.workers": 2, "model.scan_layers": True})
     assert {run.data.workers for run in [*made.grid, *made.targets]} == {2}
     assert {run.model.scan_layers for run in made.grid} == {True}
     with pytest.raises(InputError, match="the rest is the experiment's config"):

@@ -118,3 +118,11 @@ def test_a_forecast_needs_runs_and_targets(frame):
         forecast(frame, ForecastSpec(targets=[TARGET], tasks=["t"]))
     with pytest.raises(InputError, match="`targets` names no run"):
         forecast(frame, ForecastSpec(LADDER, tasks=["t"]))
+
+
+@pytest.mark.parametrize("method", ["bayes", "laplace"])
+def test_a_law_changed_from_a_pooled_one_is_refused(method):
+    """The pooled model has curves of its own: it would fit them in place of this law's."""
+    mine = replace(CHINCHILLA, name="mine", log_mean=lambda theta, log_x: theta[0] + log_x[..., 0])
+    with pytest.raises(InputError, match="cannot fit the law mine"):
+        ForecastSpec(train=["a"], targets=["b"], law=mine, method=method)
