@@ -182,7 +182,7 @@ def _cells(split: str, method: str, forecast: TaskForecast) -> list[dict]:
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row a (split, method), and over all splits but the targets: errors, covers, widths.
+    """A row per (split, method), and over all splits but the targets: errors, covers, widths.
 
     Columns: `split, method, n, mae, crps, interval_score`, then `cover_L` and `width_L` of each
     level; all but `n` and the covers are in points of accuracy.

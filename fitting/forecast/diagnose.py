@@ -28,7 +28,7 @@ _FAR_OUT = 0.5  # distance beyond the fitted features, over their range, that gi
 
 
 def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
-    """A row a (task, step): the curve, how well it fits, and how well its parameters are known.
+    """A row per (task, step): the curve, how well it fits, and how well its parameters are known.
 
     `fit_error` is the mean relative error over the points; `parameters` and `on_bound` are text.
     """
@@ -65,7 +65,7 @@ def fit_error(fit: Fit, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
-    """How far each forecast reaches beyond what was fitted: a row a (task, target).
+    """How far each forecast reaches beyond what was fitted: a row per (task, target).
 
     `n_params`, `n_tokens` and `flops` are multiples of the largest fitted; `feature` is how far
     the forecast feature lies below the lowest fitted, as a share of the range fitted.

@@ -53,7 +53,7 @@ def mixture(p: np.ndarray, quantiles: Sequence[np.ndarray], weights: Sequence[fl
     Args:
         p: shape (Q,).
         quantiles: of each component, shape (..., Q).
-        weights: one a component.
+        weights: one per component.
     """
     parts = np.stack([np.asarray(q) for q in quantiles])
     share = np.asarray(weights, float) / np.sum(weights)

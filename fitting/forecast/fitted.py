@@ -47,8 +47,8 @@ class FittedModel(abc.ABC):
     """T tasks that were fitted together, by one method.
 
     Attributes:
-        observations: what was fitted, one a task.
-        tasks: the fitted curves, one a task.
+        observations: what was fitted, one per task.
+        tasks: the fitted curves, one per task.
     """
 
     observations: tuple[Observations, ...]
@@ -64,6 +64,6 @@ class FittedModel(abc.ABC):
         """Predicts what will be measured of target runs.
 
         Args:
-            targets: one a task, in the order of `observations`, all of the same G runs.
+            targets: one per task, in the order of `observations`, all of the same G runs.
             p: probabilities of the quantiles, rising, shape (Q,).
         """

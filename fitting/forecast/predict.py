@@ -41,7 +41,7 @@ class TaskForecast:
         data: the task's part of the table; some of its parts are properties of the forecast too.
         step1: the law (of accuracy itself when there is a single step).
         step2: the link, or None.
-        rows: predictions in the pinned columns, a row a (target, level).
+        rows: predictions in the pinned columns, a row per (target, level).
         p: probabilities of `quantiles`, shape (Q,).
         quantiles: predictive quantiles of each target, by `loss` and `acc`, shape (G, Q).
         method: name of the method, with a remark if it failed its checks.
@@ -189,7 +189,7 @@ def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast:
-    """A forecast with a row a (target, level); `with_measured` fills in the measured columns."""
+    """A forecast with a row per (target, level); `with_measured` fills in the measured columns."""
     rows = [
         _row(forecast, g, target, level)
         for g, target in enumerate(forecast.measured["run"])
