@@ -1,4 +1,4 @@
-"""Bad input: the exception, one bad row of a file, and the first line of other exceptions."""
+"""Bad input: the exception, a record of one bad row, and the first line of other exceptions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 class InputError(ValueError):
     """Bad input; the message is one line that says what is wrong, where, and what to do.
 
-    Arguments of functions and fields of configs stand in backquotes, as in "`train` 'x*' matches no
-    run": the command line shows its own flag instead.
+    The message puts arguments of functions and fields of configs in backquotes, for example
+    "`train` 'x*' matches no run"; the command line replaces them by its own flags.
     """
 
 
@@ -17,8 +17,8 @@ def first_line(error: BaseException, limit: int = 160) -> str:
     """The first line of an exception's message, or the name of its class if it has no message.
 
     Args:
-        error: raised by a library.
-        limit: characters after which the line is cut.
+        error: exception of a library.
+        limit: greatest number of characters.
     """
     strerror = getattr(error, "strerror", None)
     lines = (strerror or str(error)).strip().splitlines() or [type(error).__name__]
@@ -27,7 +27,7 @@ def first_line(error: BaseException, limit: int = 160) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One bad row or cell of a file; `row` is None where the whole file is meant."""
+    """One bad row or cell of a file; `row` is None if the problem concerns the whole file."""
 
     file: str
     row: int | None

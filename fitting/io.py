@@ -1,4 +1,4 @@
-"""Files written whole or not at all."""
+"""Writes files completely or not at all."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_atomically(path: str | Path, write_to: Callable[[Path], object]) -> No
         os.close(handle)
         temporary = Path(name)
         write_to(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp made it private
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp allows access by the owner only
         os.replace(temporary, final)
     except OSError as e:
         raise InputError(f"{path}: cannot be written: {e.strerror or e}") from None
@@ -53,7 +53,7 @@ def read_json(path: Path) -> Any:
     """Parses a JSON file that this program wrote.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(frame: pd.DataFrame, path: str | Path) -> None:
-    """Writes a frame as CSV, whole or not at all; floats keep every digit.
+    """Writes a frame as CSV, completely or not at all; floats keep every digit.
 
     Raises:
         InputError: see `write_atomically`.

@@ -1,6 +1,6 @@
 """The measurement table: its schema, and how it is read, checked and written.
 
-Long format, one row a (run, step, task, metric); CSV or Parquet by ending; unknown cells are
+Long format, one row per (run, step, task, metric); CSV or Parquet by ending; unknown cells are
 empty.  Every error message names file, row (as a text editor counts lines, the header being 1) and
 field, and says what to do.
 """

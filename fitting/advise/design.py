@@ -1,9 +1,9 @@
-"""How much each candidate run would narrow the intervals of the targets.
+"""Computes how much each candidate run would narrow the intervals of the targets.
 
 The posterior is taken as normal about its mode (Laplace).  Predictions of targets and of candidate
 runs are then jointly normal, and measuring a candidate narrows the targets by the rule for
-conditional variances, whatever the measured value.  The noise of a run stays; the discrepancy of
-the laws shrinks only as a larger run comes closer to the target.
+conditional variances, whatever the measured value.  The noise of a run remains; the discrepancy
+of the laws shrinks only if a larger run is closer to the target.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _HALF = 1.959964  # half a central 95 % interval of a normal, in standard deviat
 class JointPrediction(NamedTuple):
     """Normal predictions for M runs: T tasks, S series, P1 and P2 parameters of the steps.
 
-    Arrays of numpy, or of JAX while they are computed.  `loss` and `accuracy` hold directions
-    F' dprediction / dparameter, F a factor of the posterior's covariance: inner products of
-    directions are covariances.
+    The arrays are numpy's, or JAX's while they are computed.  `loss` and `accuracy` hold directions
+    F' dprediction / dparameter, where F is a factor of the posterior's covariance; inner products
+    of directions are covariances.
 
     Attributes:
         loss: directions of log losses, shape (S, M, P1).
@@ -40,7 +40,7 @@ class JointPrediction(NamedTuple):
         slope: derivative of accuracy in log loss, shape (T, M).
         f: accuracy, shape (T, M).
         loss_noise: variance of a run's log loss, shape (S,).
-        run_noise: variance of a run's accuracy that its windows share, shape (T,).
+        run_noise: the part of the variance of a run's accuracy that its windows share, shape (T,).
         window_noise: variance of one window's accuracy, shape (T,).
     """
 
@@ -59,11 +59,11 @@ class CandidateModel:
 
     Attributes:
         joint: predictions for the G targets, then the C candidates.
-        of_task: series of each task, shape (T,).
+        of_task: index of each task's series, shape (T,).
         extrapolation: ln of compute over the largest training run's, of targets and candidates,
             shape (G + C,).
-        n_targets: G.
-        n_windows: of a candidate's checkpoints.
+        n_targets: number of targets, G.
+        n_windows: number of windows of a candidate's checkpoints.
     """
 
     joint: JointPrediction
@@ -118,7 +118,7 @@ def _conditional_variance(
 def candidate_model(
     data: Sequence[Observations], runs: Sequence[Targets], n_targets: int
 ) -> CandidateModel:
-    """The model of candidates' effects, from the runs at hand.
+    """Builds the model of candidates' effects from the training runs.
 
     Args:
         data: observations of the tasks.
@@ -139,11 +139,11 @@ def model_of(
     n_targets: int,
     at: int = 0,
 ) -> CandidateModel:
-    """The model of candidates' effects, from the predictions of one sub-ladder.
+    """Builds the model of candidates' effects from the predictions of one sub-ladder.
 
     Args:
         data: observations of the tasks.
-        joint: as `joint_predictions` gives it.
+        joint: the result of `joint_predictions`.
         extrapolation: ln of compute over the largest training run's, of targets and candidates.
         n_targets: how many of the runs are targets.
         at: position of the sub-ladder.
@@ -165,12 +165,12 @@ def joint_predictions(
     weights: np.ndarray,
     from_prior: bool = False,
 ) -> JointPrediction:
-    """Joint predictions from B sub-ladders: every part has a leading axis B.
+    """Computes joint predictions from B sub-ladders; every part has a leading axis B.
 
     Args:
         data: observations of the tasks.
-        runs: that are predicted, M for each task.
-        weights: 1 for a run that a sub-ladder has, 0 for one that it lacks, shape (B, R).
+        runs: the runs to predict, M for each task.
+        weights: 1 for a run that is in a sub-ladder, 0 for one that is not, shape (B, R).
         from_prior: use the prior's covariance in place of the posterior's, at the same mode.
 
     Returns:
@@ -251,6 +251,6 @@ def _predict(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable
 
 
 def _sites(model: Step1 | Step2, theta: jax.Array, arguments: tuple[jax.Array, ...]) -> dict:
-    """All sites of a model, also those that follow from others, at one vector of parameters."""
+    """All sites of a model, deterministic ones included, at one vector of parameters."""
     _, unravel = sampler.flat_start(model, arguments)
     return constrain_fn(model, arguments, {}, unravel(theta), return_deterministic=True)

@@ -38,14 +38,14 @@ _EXHAUSTIVE = 10  # candidates up to which every set is tried
 
 @dataclass(frozen=True)
 class Advice:
-    """How much each candidate would narrow the intervals, and the best set within the budget.
+    """The candidates, the shrinkage of the intervals by each, and the best set within the budget.
 
     Attributes:
         rows: `ADVICE_COLUMNS`, one row per candidate, best shrinkage first; widths are fractions of
             1, shrinkages relative to `now`.
         now: mean width of the targets' 95 % intervals before any candidate.
         chosen: names of the best set, cheapest first; empty if none is worth a run.
-        cost: of the set, FLOPs.
+        cost: cost of the set, FLOPs.
         after: mean width once the set is measured.
     """
 
@@ -62,7 +62,7 @@ def advise(
     budget: float,
     candidates: Sequence[str | TargetRun] | None = None,
 ) -> Advice:
-    """How much each candidate would narrow the targets' intervals, and the best set.
+    """Computes how much each candidate would narrow the targets' intervals, and the best set.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
@@ -124,7 +124,7 @@ def _advice(model: CandidateModel, offered: Sequence[TargetRun], budget: float) 
 
 
 def untrained(known: pd.DataFrame) -> list[TargetRun]:
-    """Every trained size at `MULTIPLES` of Chinchilla's tokens, less what has been trained.
+    """Every trained size at `MULTIPLES` of Chinchilla's tokens, without the runs that exist.
 
     Args:
         known: measurements of the training runs.
@@ -144,9 +144,9 @@ def untrained(known: pd.DataFrame) -> list[TargetRun]:
 
 
 def with_flops(run: TargetRun, known: pd.DataFrame) -> TargetRun:
-    """A run with its FLOPs: those given, else FLOPs per N D of the run nearest in size.
+    """Adds FLOPs to a run that has none, from FLOPs / (N D) of the run nearest in size.
 
-    FLOPs per N D are 6 plus the share of attention, which depends on the size.
+    FLOPs / (N D) is 6 plus the part of attention, which depends on the size.
 
     Args:
         run: a target or candidate.
@@ -177,8 +177,8 @@ def best_set(model: CandidateModel, costs: np.ndarray, budget: float) -> list[in
     at a time, by shrinkage and by shrinkage per FLOP, then improved by exchanging runs.
 
     Args:
-        model: of the candidates.
-        costs: FLOPs of each, shape (C,).
+        model: effects of the candidates.
+        costs: FLOPs of each candidate, shape (C,).
         budget: FLOPs.
 
     Returns:
@@ -222,7 +222,7 @@ def _grow(
 def _exchange(
     model: CandidateModel, costs: np.ndarray, budget: float, candidates: list[int], power: float
 ) -> list[int]:
-    """A grown set, whose runs are exchanged one by one while that narrows the intervals."""
+    """Improves a set: exchanges runs one by one while that narrows the intervals."""
     chosen = _grow(model, costs, budget, candidates, power, [])
     best, improved = model.width(chosen), True
     while improved:

@@ -1,4 +1,4 @@
-"""Tests of the criterion for choosing runs: expected variances, and those from fits."""
+"""Compares the variances that the criterion for choosing runs expects with those of real fits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ExpectedAndRealised(NamedTuple):
     """Variances of the targets' accuracies for B ladders, T tasks and G targets.
 
     Attributes:
-        expected: computed before the runs were measured, shape (B, T, G).
+        expected: computed without the measured values of the added runs, shape (B, T, G).
         realised: from the fit to each ladder, shape (B, T, G); NaN where no mode was found.
     """
 
@@ -33,15 +33,15 @@ def criterion_against_realised(
     base: Sequence[int],
     sets: Sequence[Sequence[int]],
 ) -> ExpectedAndRealised:
-    """Variances expected of larger ladders from a base, and those from fitting them.
+    """Compares the variances expected of larger ladders with those of fits to these ladders.
 
-    The expected ones use the base alone and no value of an added run.
+    The expected variances use the base alone, and no measured value of an added run.
 
     Args:
         data: observations of the tasks.
         targets: for each task.
-        base: positions of the runs at hand.
-        sets: positions of the runs that each of B ladders adds to them.
+        base: positions of the runs of the base.
+        sets: positions of the runs that each of B ladders adds to the base.
 
     Raises:
         InputError: no mode was found for the base, or a task has no accuracy.
@@ -62,9 +62,10 @@ def criterion_against_realised(
 def design_against_realised(
     data: Sequence[Observations], targets: Sequence[Targets], sets: Sequence[Sequence[int]]
 ) -> ExpectedAndRealised:
-    """Variances expected of B ladders from the prior at the mode of all runs, and fitted ones.
+    """Compares variances expected of B ladders with those of fits to these ladders.
 
-    The expected ones differ by the design of a ladder alone, not by what it measured.
+    The expected variances take the prior at the mode of all runs.  They differ by the design of a
+    ladder alone, not by its measured values.
 
     Args:
         data: observations of the tasks.
@@ -114,7 +115,7 @@ def _with_training_runs(data: Sequence[Observations], targets: Sequence[Targets]
 def _in_batches(
     data: Sequence[Observations], runs: Sequence[Targets], weights: np.ndarray
 ) -> JointPrediction:
-    """Predictions from many sub-ladders, in batches; whole ladders fill up the last one."""
+    """Predictions from many sub-ladders, in batches; the full ladder pads the last batch."""
     filled = np.ones((-(-len(weights) // _BATCH) * _BATCH, weights.shape[1]))
     filled[: len(weights)] = weights
     batches = tqdm(np.split(filled, len(filled) // _BATCH), desc="ladders", unit="batch")

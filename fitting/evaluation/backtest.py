@@ -1,6 +1,6 @@
-"""How well each method would have forecast known runs: larger sizes are held out in turn.
+"""Backtests: each method forecasts known runs, the larger sizes, which are held out in turn.
 
-A method is chosen here, by extrapolations inside a ladder; the actual targets are then scored once.
+Methods are chosen by these extrapolations inside a ladder; the targets are then scored only once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fitting.observations import select
 LEVELS = (0.5, 0.8, 0.95)
 COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
 FEWEST_SIZES = 3  # two to fit and one to hold out
-ALL_SPLITS, TARGETS = "all splits", "targets"  # rows of `TARGETS` are not part of all splits
+ALL_SPLITS, TARGETS = "all splits", "targets"  # all splits do not include the rows of `TARGETS`
 CELL_COLUMNS = (
     "split", "method", "task", "target", "pred", "actual", "abs_error", "crps",
     *(f"{side}_{level:g}" for level in LEVELS for side in ("lo", "hi")), "interval_score",
@@ -49,15 +49,15 @@ class BacktestScores(NamedTuple):
 
 
 def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, Split]:
-    """Every split by size: the sizes up to one are fitted, the larger ones held out.
+    """Every split by size: fits the sizes up to a limit, and holds out the larger ones.
 
-    At least two sizes train, and at least one is held out.
+    At least two sizes are fitted, and at least one is held out.
 
     Raises:
         InputError: the runs have fewer than three sizes.
     """
     known = table.loc[table["run"].isin(list(runs)), ["run", "size", "n_params"]]
-    known = known.astype({"n_params": float}).groupby("run").first()  # of each, the first known
+    known = known.astype({"n_params": float}).groupby("run").first()  # first known values
     for name in runs:
         if not known["n_params"][name] > 0:
             raise InputError(f"`train`: run {name!r} has no n_params: fill it in")
@@ -81,7 +81,7 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, Split]:
 
 
 def check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[str]) -> None:
-    """Checks that runs to score at the end are measured, and are not training runs.
+    """Checks that the targets are in the table and are not training runs.
 
     Raises:
         InputError: one of them is not in the table, or is a training run.
@@ -104,7 +104,7 @@ def run(
     Args:
         table: measurements, in the schema of `fitting.table`.
         train: shell patterns of the ladder's runs.
-        methods: name -> tasks, method and settings; its runs and levels are replaced.
+        methods: name -> spec with tasks, method and settings; its runs and levels are replaced.
         progress: whether to show a progress bar.
 
     Raises:
@@ -182,7 +182,7 @@ def _cells(split: str, method: str, forecast: TaskForecast) -> list[dict]:
 
 
 def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row a (split, method), and over all splits but the targets: errors, covers, widths.
+    """A row per (split, method), and over all splits but the targets: errors, covers, widths.
 
     Columns: `split, method, n, mae, crps, interval_score`, then `cover_L` and `width_L` of each
     level; all but `n` and the covers are in points of accuracy.

@@ -28,12 +28,12 @@ _ORDER = ["run", "task", "metric", "step", "n_tokens"]
 def config_of(
     forecasts: Sequence[TaskForecast], train: Sequence[str], settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The settings of forecasts and the names that they resolved to, ready for JSON.
+    """The settings of forecasts and the names that they selected, ready for JSON.
 
     Args:
-        forecasts: made by one call, as they are locked.
-        train: patterns of the runs fitted.
-        settings: of `fitting.forecast.ForecastSpec`, beside train, targets and tasks.
+        forecasts: the forecasts to lock, made by one call.
+        train: patterns of the fitted runs.
+        settings: fields of `fitting.forecast.ForecastSpec` other than train, targets and tasks.
 
     Returns:
         `settings`, `train`, and: `fitted`, names of runs; `targets`, name -> n_params, n_tokens,
@@ -67,7 +67,7 @@ def make(
         predictions: in the pinned columns.
         measurements: the rows that were fitted, and no others.
         config: the settings of the forecast, ready for JSON; see `config_of`.
-        version: of the program.
+        version: version of the program.
     """
     parts = {
         "data_sha256": data_sha256(measurements),
@@ -81,10 +81,10 @@ def make(
 
 
 def hold(lock: dict[str, Any], path: Path) -> None:
-    """Writes a lock, or checks the one that is already there.
+    """Writes a lock, or checks that an existing one is equal.
 
     Raises:
-        InputError: the one that is there differs; the message names the part that differs.
+        InputError: the existing lock differs; the message names the part that differs.
     """
     check(lock, path)
     if not path.is_file():
@@ -93,10 +93,10 @@ def hold(lock: dict[str, Any], path: Path) -> None:
 
 
 def check(lock: dict[str, Any], path: Path) -> None:
-    """Checks that a lock that is already there, if any, equals this one.
+    """Checks that the lock at a path, if there is one, equals this one.
 
     Raises:
-        InputError: it differs; the message names the part that differs.
+        InputError: the existing lock differs; the message names the part that differs.
     """
     if not path.is_file():
         return
@@ -117,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
     """Reads a lock.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file does not exist, or is damaged.
     """
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
@@ -140,12 +140,12 @@ def verify(
 
     Args:
         predictions: in the pinned columns.
-        lock: as `read` gives it.
+        lock: the result of `read`.
         source: path of the predictions, for messages.
-        path: of the lock, for messages.
+        path: path of the lock, for messages.
 
     Raises:
-        InputError: they were changed, or the lock itself was.
+        InputError: the predictions or the lock were changed.
     """
     parts = {key: value for key, value in lock.items() if key != "sha256"}
     if _config_sha256(lock["config"]) != lock["config_sha256"]:
@@ -158,7 +158,7 @@ def verify(
 
 
 def data_sha256(measurements: pd.DataFrame) -> str:
-    """Hash of measurements, whatever the order of their rows, read from a file or in memory."""
+    """Hash of measurements; it does not depend on the order of rows, nor on reading from a file."""
     types = dict.fromkeys(INTEGER_COLUMNS, "Int64") | dict.fromkeys(REAL_COLUMNS, "float64")
     frame = measurements[list(COLUMNS)].astype(types).sort_values(_ORDER, kind="stable")
     return _hash(frame.to_csv(index=False, lineterminator="\n"))

@@ -19,7 +19,7 @@ _NEEDED = ("targets", "tasks", "fitted")  # of a lock's config
 
 
 def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Reads predictions in the pinned columns, bit for bit as they were written.
+    """Reads predictions in the pinned columns, with exactly the numbers that were written.
 
     Raises:
         InputError: the file is unreadable, cut off or not a table of predictions; the message
@@ -41,7 +41,7 @@ def check_config(predictions: pd.DataFrame, config: dict[str, Any], source: str 
     """Checks that a lock's config has the task and the target of each prediction.
 
     Raises:
-        InputError: one is missing: an earlier version made the lock, or it was edited.
+        InputError: one is missing, since an earlier version made the lock or it was edited.
     """
     lacking = [key for key in _NEEDED if key not in config]
     if lacking:
@@ -58,16 +58,16 @@ def check_config(predictions: pd.DataFrame, config: dict[str, Any], source: str 
 def compare(
     predictions: pd.DataFrame, measurements: pd.DataFrame, config: dict[str, Any]
 ) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """The predictions beside the measured values of their targets.
+    """Fills measured values and errors into predictions.
 
     Args:
         predictions: in the pinned columns.
         measurements: in the schema of `fitting.table`.
-        config: of the lock: a target is compared only at the tokens that were forecast.
+        config: config of the lock; a target is compared only at the tokens that were forecast.
 
     Returns:
-        The predictions with the measured columns filled in anew, empty where nothing was measured;
-        and notes: text -> the tasks that it applies to.
+        The predictions with new measured columns, empty where nothing was measured; and notes:
+        text -> the tasks that it applies to.
     """
     measurements = measurements.astype({"n_tokens": float, "value": float})
     by_run = {str(run): rows for run, rows in measurements.groupby("run", sort=False)}
@@ -89,7 +89,7 @@ def compare(
 
 
 def data_changed(measurements: pd.DataFrame, made: dict[str, Any]) -> bool:
-    """Whether a table has the fitted runs, with other measurements than when they were locked."""
+    """Whether a table has the fitted runs, but with other measurements than the locked ones."""
     rows = measurements[measurements["run"].isin(made["config"]["fitted"])]
     return not rows.empty and lock.data_sha256(rows) != made["data_sha256"]
 

@@ -1,4 +1,4 @@
-"""Fits of each task by itself, with intervals by the delta method and the residuals."""
+"""Methods that fit each task alone; intervals from the delta method and the residuals."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fitting.solve.multistart import best_laws, best_links
 
 
 class DeltaModel(FittedModel):
-    """Curves with their covariances, whose errors are propagated to first order."""
+    """Curves and their covariances; errors of parameters are propagated to first order."""
 
     def predict(self, targets: Sequence[Targets], p: np.ndarray) -> list[Prediction]:
         """See `FittedModel.predict`."""

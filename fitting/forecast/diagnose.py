@@ -14,7 +14,7 @@ from fitting.laws.curves import predict
 from fitting.posterior.hierarchy import Step1, Step2
 from fitting.solve.fit import Fit
 
-_UNINFORMED = 0.7  # posterior over prior standard deviation above which a warning is given
+_UNINFORMED = 0.7  # warns if posterior SD / prior SD exceeds it
 _WORDS = {
     "logit_floor": "the irreducible share of the loss",
     "logit_share": "how the rest of the loss divides between size and tokens",
@@ -24,11 +24,11 @@ _WORDS = {
     "log_steepness": "the steepness of accuracy in loss",
     "slope": "the effect of the learning rate",
 }
-_FAR_OUT = 0.5  # distance beyond the fitted features, over their range, that gives a warning
+_FAR_OUT = 0.5  # warns if (distance beyond the fitted features) / (their range) exceeds it
 
 
 def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
-    """A row a (task, step): the curve, how well it fits, and how well its parameters are known.
+    """One row per (task, step): the curve, its fit error, and how well its parameters are known.
 
     `fit_error` is the mean relative error over the points; `parameters` and `on_bound` are text.
     """
@@ -59,16 +59,16 @@ def fits(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def fit_error(fit: Fit, x: np.ndarray, y: np.ndarray) -> float:
-    """Mean relative error of a curve over its positive points, x as `predict` takes it."""
+    """Mean relative error of a curve over its positive points; x has the form for `predict`."""
     some = y > 0
     return float(np.mean(np.abs(predict(fit.curve, fit.theta, x[some]) / y[some] - 1)))
 
 
 def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
-    """How far each forecast reaches beyond what was fitted: a row a (task, target).
+    """Computes how far each forecast extrapolates: one row per (task, target).
 
-    `n_params`, `n_tokens` and `flops` are multiples of the largest fitted; `feature` is how far
-    the forecast feature lies below the lowest fitted, as a share of the range fitted.
+    `n_params`, `n_tokens` and `flops` are multiples of the largest fitted values; `feature` is the
+    distance of the forecast feature below the lowest fitted one, over the fitted range.
     """
     rows = []
     for forecast in forecasts:
@@ -87,7 +87,7 @@ def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
-    """Warnings that apply to forecasts: text -> labels of the tasks that it applies to."""
+    """Warnings about forecasts: text -> labels of the tasks that it applies to."""
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
         for feature, posterior in forecast.posteriors.items():
@@ -122,7 +122,7 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
 
 
 def _from_priors(forecast: TaskForecast) -> list[str]:
-    """Warnings on what a pooled forecast takes from its priors, not from the runs."""
+    """Warnings about quantities that a pooled forecast takes from its priors, not from the runs."""
     if not forecast.posteriors:
         return []
     found = []

@@ -1,7 +1,7 @@
-"""Predictive distributions as quantile functions on a grid: one form for every method.
+"""Predictive distributions as quantile functions on a grid, the same form for every method.
 
-Scores are proper (Gneiting and Raftery, JASA 102, 2007): lower is better, and none can be lowered
-by giving another distribution than the one that is believed.
+Scores are proper (Gneiting and Raftery, JASA 102, 2007): lower is better, and a
+forecaster expects the lowest score from the distribution that it believes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _GRID = np.arange(1, 200) / 200
 
 
 def probabilities(levels: Iterable[float]) -> np.ndarray:
-    """Probabilities of quantiles: a grid and the ends of central intervals, shape (Q,), rising."""
+    """Probabilities of quantiles, ascending: a grid and the ends of central intervals, (Q,)."""
     ends = [0.5 + sign * level / 2 for level in levels for sign in (-1, 1)]
     return np.unique(np.round(np.concatenate([_GRID, ends]), 12))
 
@@ -53,7 +53,7 @@ def mixture(p: np.ndarray, quantiles: Sequence[np.ndarray], weights: Sequence[fl
     Args:
         p: shape (Q,).
         quantiles: of each component, shape (..., Q).
-        weights: one a component.
+        weights: one per component.
     """
     parts = np.stack([np.asarray(q) for q in quantiles])
     share = np.asarray(weights, float) / np.sum(weights)
@@ -63,7 +63,7 @@ def mixture(p: np.ndarray, quantiles: Sequence[np.ndarray], weights: Sequence[fl
         at = np.sort(flat[:, i].ravel())
         below = [np.interp(at, q, p, left=0.0, right=1.0) for q in flat[:, i]]
         total = share @ np.array(below)
-        # Where no component has mass the distribution function is flat: one point of it is kept.
+        # Where no component has mass, the distribution function is flat: keep one point of it.
         mixed[i] = np.interp(p, *_rising(total, at))
     return mixed.reshape(parts.shape[1:])
 
@@ -76,7 +76,7 @@ def _rising(total: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def density(
     p: np.ndarray, quantiles: np.ndarray, points: int = 120
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Smooth density for a figure: places and heights, from quantiles (Q,) at p (Q,)."""
+    """Smooth density for a figure: positions and heights, from quantiles (Q,) at p (Q,)."""
     mass, at = np.diff(p), (quantiles[1:] + quantiles[:-1]) / 2
     low, high = interval(p, quantiles, 0.68)
     spread = (high - low) / 2

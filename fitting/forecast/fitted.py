@@ -26,7 +26,7 @@ class FittedTask(NamedTuple):
 class Prediction:
     """Predictive distributions of one task's G targets, as quantiles at Q probabilities.
 
-    They say where the measured value will fall; a band for the mean would be narrower.
+    They are distributions of the measured value; an interval for the mean would be narrower.
 
     Attributes:
         loss: shape (G, Q); None for a law of accuracy.
@@ -38,17 +38,17 @@ class Prediction:
 
     @classmethod
     def of(cls, law: Law, first: np.ndarray, second: np.ndarray | None) -> Prediction:
-        """A prediction from quantiles of what the law gives, and of what the link gives."""
+        """Makes a prediction from quantiles of the law's and of the link's output."""
         return cls(None, first) if law.of_accuracy else cls(first, second)
 
 
 @dataclass(frozen=True)
 class FittedModel(abc.ABC):
-    """T tasks that were fitted together, by one method.
+    """A model of T tasks that one method fitted together.
 
     Attributes:
-        observations: what was fitted, one a task.
-        tasks: the fitted curves, one a task.
+        observations: the fitted observations, one record per task.
+        tasks: the fitted curves, one per task.
     """
 
     observations: tuple[Observations, ...]
@@ -56,14 +56,14 @@ class FittedModel(abc.ABC):
 
     @property
     def posterior(self) -> Posterior | None:
-        """Draws of all tasks' parameters, from a method that draws them."""
+        """Draws of all tasks' parameters; None if the method makes no draws."""
         return None
 
     @abc.abstractmethod
     def predict(self, targets: Sequence[Targets], p: np.ndarray) -> list[Prediction]:
-        """Predicts what will be measured of target runs.
+        """Predicts the measured values of target runs.
 
         Args:
-            targets: one a task, in the order of `observations`, all of the same G runs.
-            p: probabilities of the quantiles, rising, shape (Q,).
+            targets: one per task, in the order of `observations`, all of the same G runs.
+            p: probabilities of the quantiles, ascending, shape (Q,).
         """

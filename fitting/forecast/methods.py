@@ -1,4 +1,4 @@
-"""The methods by which a forecast is made: each fits observations, and the result predicts targets.
+"""The forecasting methods: each fits observations, and the fitted model predicts targets.
 
 `METHODS["bayes"].fit(observations).predict(targets, p)`: fitting needs no target, and one fitted
 model predicts any number of them.
@@ -16,15 +16,15 @@ from fitting.laws import Law
 from fitting.observations.arrays import Observations
 from fitting.posterior.hierarchy import check_law
 
-_FEWEST_POOLED = 3  # runs; with so few, the priors decide most
+_FEWEST_POOLED = 3  # runs; with so few, the forecast depends mainly on the priors
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to fit the two steps, and to say how far off a forecast may be.
+    """A way to fit the two steps and to estimate the error of a forecast.
 
     Attributes:
-        name: as `method` of a forecast names it.
+        name: value of `method` in a forecast.
         pools: whether tasks are fitted together and learn from one another.
         fit_tasks: observations of the tasks, which share their runs and law -> fitted model.
     """
@@ -37,7 +37,7 @@ class Method:
         """Checks that the law can be fitted by this method.
 
         Raises:
-            InputError: it cannot.
+            InputError: the method cannot fit the law.
         """
         if self.name not in law.methods:
             usable = ", ".join(law.methods)

@@ -1,4 +1,4 @@
-"""The pooled posterior of all tasks as a fitted model: by NUTS, or by Laplace's approximation."""
+"""Methods with a posterior of all tasks together, by NUTS or by Laplace's approximation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fitting.posterior.bayes import Posterior
 
 @dataclass(frozen=True)
 class PooledModel(FittedModel):
-    """Draws of all tasks' parameters; the curves are those at the posterior's means.
+    """Draws of all tasks' parameters, and curves at the posterior means.
 
     Attributes:
         draws: the posterior of both steps.
@@ -47,7 +47,7 @@ def fit_sampled(data: Sequence[Observations]) -> PooledModel:
 
 
 def fit_at_mode(data: Sequence[Observations]) -> PooledModel:
-    """Takes the posterior of `fitting.posterior.hierarchy` as normal about its mode."""
+    """Approximates the posterior of `fitting.posterior.hierarchy` by a normal at its mode."""
     return _fit(data, sampler.laplace)
 
 

@@ -1,7 +1,7 @@
-"""From a measurement table to forecasts of runs that were not trained on.
+"""Forecasts runs from a measurement table.
 
-Two steps are fitted for each task, N and D (or C) -> feature and feature -> accuracy, and chained;
-or one step straight to accuracy.
+For each task two steps are fitted and chained: N and D (or C) -> feature, and feature -> accuracy.
+Alternatively one step gives the accuracy directly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PREDICTION_COLUMNS = (
     "task", "target", "method", "level", "pred", "lo", "hi", "actual", "abs_error", "rel_error",
     "pred_loss", "loss_lo", "loss_hi", "actual_loss",
 )  # fmt: skip
-MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # known afterwards
+MEASURED_COLUMNS = ("actual", "abs_error", "rel_error", "actual_loss")  # empty until measured
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class TaskForecast:
     """Fits and forecasts of one task.
 
     Attributes:
-        data: the task's part of the table; some of its parts are properties of the forecast too.
-        step1: the law (of accuracy itself when there is a single step).
+        data: the task's part of the table; some of its fields are also properties here.
+        step1: the law (a law of accuracy if there is a single step).
         step2: the link, or None.
-        rows: predictions in the pinned columns, a row a (target, level).
+        rows: predictions in the pinned columns, a row per (target, level).
         p: probabilities of `quantiles`, shape (Q,).
         quantiles: predictive quantiles of each target, by `loss` and `acc`, shape (G, Q).
         method: name of the method, with a remark if it failed its checks.
-        posteriors: by feature, from the methods that draw; all tasks share them.
+        posteriors: posterior of each feature, shared by all tasks; empty for methods without one.
     """
 
     data: TaskData
@@ -99,7 +99,7 @@ def forecast(measurements: pd.DataFrame, spec: ForecastSpec) -> list[TaskForecas
         One forecast a task, in the order of `spec.tasks`.
 
     Raises:
-        InputError: one line on what is missing.
+        InputError: something is missing; the message is one line.
     """
     for name in ("train", "targets"):
         if not getattr(spec, name):
@@ -136,7 +136,7 @@ def of_tasks(
     """Fits and forecasts tasks that were prepared for one feature, with targets.
 
     Args:
-        data: of the tasks, which share runs, law and targets.
+        data: data of the tasks, which share runs, law and targets.
         method: a name in `METHODS`.
         levels: of the predictive intervals.
         feature: its name, for `TaskForecast.posteriors`.
@@ -156,11 +156,11 @@ def of_model(
     levels: Sequence[float] = (0.95,),
     feature: str = "bpb",
 ) -> list[TaskForecast]:
-    """Forecasts the targets of tasks from a model that was fitted to them.
+    """Forecasts the targets of tasks from a model that was fitted to these tasks.
 
     Args:
         model: fitted to the tasks' observations.
-        data: of the tasks, with targets; see `build.with_targets`.
+        data: data of the tasks, with targets; see `build.with_targets`.
         method: name of the method, for the predictions.
         levels: of the predictive intervals.
         feature: its name, for `TaskForecast.posteriors`.
@@ -189,7 +189,7 @@ def to_frame(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast:
-    """A forecast with a row a (target, level); `with_measured` fills in the measured columns."""
+    """Replaces the rows by one per (target, level); `with_measured` fills the measured columns."""
     rows = [
         _row(forecast, g, target, level)
         for g, target in enumerate(forecast.measured["run"])
@@ -199,13 +199,13 @@ def with_levels(forecast: TaskForecast, levels: Sequence[float]) -> TaskForecast
 
 
 def compare(forecast: TaskForecast, measurements: pd.DataFrame) -> TaskForecast:
-    """A forecast beside the measured values of its targets in another table."""
+    """Fills in the measured values of the targets from another table."""
     data = build.measured_in(forecast.data, measurements)
     return with_measured(replace(forecast, data=data))
 
 
 def with_measured(forecast: TaskForecast) -> TaskForecast:
-    """A forecast with the measured values of its targets in every row."""
+    """Fills the measured values of the targets into every row of a forecast."""
     known = {target["run"]: target for target in forecast.measured.to_dict("records")}
     rows = []
     for row in forecast.rows:
@@ -223,17 +223,17 @@ def measured_cells(pred: float, actual: float, loss: float) -> dict[str, float]:
 
 
 def _measured_features(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """Bits per byte, and beside it the loss of a text if every run has it."""
+    """Features to fit: bits per byte, and the loss of a text if every run has it."""
     text = POOLED[TEXT_FEATURE]
     rows = table[(table["task"] == text.task) & (table["metric"] == text.metric)]
     return ["bpb", TEXT_FEATURE] if set(runs) <= set(rows["run"]) else ["bpb"]
 
 
 def _mixed(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list[TaskForecast]:
-    """Even mixtures of forecasts of accuracy through different features.
+    """Mixes forecasts of accuracy from different features, with equal weights.
 
-    Losses, observations and curves are those of the first feature.  Nobody knows beforehand which
-    feature a target will follow; where they disagree, a mixture is as wide as their disagreement.
+    Losses, observations and curves are those of the first feature.  It is not known beforehand
+    which feature a target will follow; where the forecasts differ, their mixture is wide.
     """
     mixed = []
     for same_task in zip(*parts, strict=True):
@@ -243,7 +243,7 @@ def _mixed(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list
             each = [forecast.quantiles["acc"] for forecast in same_task]
             quantiles["acc"] = mixture(first.p, each, [1.0] * len(each))
         posteriors = {name: p for forecast in same_task for name, p in forecast.posteriors.items()}
-        method = max((forecast.method for forecast in same_task), key=len)  # one with a remark
+        method = max((forecast.method for forecast in same_task), key=len)  # the one with a remark
         made = replace(first, quantiles=quantiles, posteriors=posteriors, method=method)
         mixed.append(with_measured(with_levels(made, levels)))
     return mixed
@@ -258,7 +258,7 @@ def _forecast_of(
 
 
 def _row(forecast: TaskForecast, g: int, target: str, level: float) -> dict:
-    """One prediction in the pinned columns; what is not known stays empty."""
+    """One prediction in the pinned columns; unknown cells stay empty."""
 
     def middle_and_ends(name: str) -> tuple[float, float, float]:
         if name not in forecast.quantiles:

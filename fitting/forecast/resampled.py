@@ -2,8 +2,8 @@
 
 Runs are resampled by Dirichlet weights (the Bayesian bootstrap of Rubin, Ann. Statist. 9, 1981):
 drawing nine runs with replacement leaves fewer distinct ones than a law has parameters.  A run has
-one weight in both steps.  Residual noise is Student's, with the degrees of freedom that the runs
-leave: the checkpoints of a run are not independent.
+the same weight in both steps.  Residual noise has a Student t distribution.  Its degrees of freedom
+are counted in runs, since the checkpoints of a run are not independent.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from fitting.solve import multistart
 from fitting.solve.multistart import best_laws, best_links
 
 N_RESAMPLES = 400
-_NOISE_DRAWS = 25  # of residual noise, for each resample
+_NOISE_DRAWS = 25  # draws of residual noise for each resample
 _SEED = 0
-_LARGEST_LOG = 700.0  # exp of more overflows
+_LARGEST_LOG = 700.0  # exp of a larger number overflows
 
 
 @dataclass(frozen=True)
 class ResampledModel(FittedModel):
-    """Curves at the best minima, and their parameters for each of B resamples; T tasks.
+    """Curves of T tasks at the best minima, and their parameters for each of B resamples.
 
     Attributes:
         laws: parameters of the law, shape (B, T, P).
@@ -39,7 +39,7 @@ class ResampledModel(FittedModel):
     links: tuple[np.ndarray | None, ...]
 
     def predict(self, targets: Sequence[Targets], p: np.ndarray) -> list[Prediction]:
-        """See `FittedModel.predict`; forecasts are medians of draws."""
+        """Predicts as `FittedModel.predict` documents; forecasts are medians of draws."""
         return [
             _predict(task, len(data.y), ahead, self.laws[:, t], self.links[t], p)
             for t, (task, data, ahead) in enumerate(
@@ -49,7 +49,7 @@ class ResampledModel(FittedModel):
 
 
 def fit_resampled(data: Sequence[Observations]) -> ResampledModel:
-    """Fits all tasks' resamples at once, each from the minimum of all runs."""
+    """Fits all resamples of all tasks at once, starting from the fit to all runs."""
     n_runs = len(data[0].y)
     rng = np.random.default_rng(_SEED)
     weights = n_runs * rng.dirichlet(np.ones(n_runs), N_RESAMPLES)
@@ -71,12 +71,12 @@ def _predict(
 ) -> Prediction:
     """Quantiles from parameters of shape (B, P) and residual noise."""
     step1, step2 = task
-    rng = np.random.default_rng([_SEED, 1])  # other draws than the weights'
+    rng = np.random.default_rng([_SEED, 1])  # not the draws of the weights
     log_losses = _evaluate(step1.curve.log_mean, law, np.log(targets.inputs))
     dof = max(1, n_runs - len(step1.curve.params))
     noise = rng.standard_t(dof, (*log_losses.shape, _NOISE_DRAWS))
     log_losses = log_losses[..., None] + step1.residual_sd * noise  # (B, G, draws)
-    # With one run to spare the tails are so heavy that some draws would overflow.
+    # With one degree of freedom the tails are so heavy that some draws would overflow.
     losses = np.exp(np.minimum(log_losses, _LARGEST_LOG))
     first = _quantiles(losses, p)
     if step2 is None or link is None:
@@ -91,7 +91,7 @@ def _predict(
 def _evaluate(
     function: Callable, theta: np.ndarray, x: np.ndarray, own: bool = False
 ) -> np.ndarray:
-    """A curve at every theta of shape (B, P): at x, or at each theta's own x of shape (B, ...)."""
+    """Evaluates a curve at each theta (B, P): at one x, or at an x (B, ...) for each theta."""
     with jax.enable_x64():
         return np.asarray(_over_thetas(function, own)(theta, x))
 

@@ -17,24 +17,24 @@ STEPS = ("two", "one")
 
 @dataclass(frozen=True)
 class ForecastSpec:
-    """What is fitted, what is forecast, and how.
+    """The training runs, the targets and the method of a forecast.
 
     An experiment gives the optional settings as a dict: `ForecastSpec(train, targets, **settings)`.
 
     Attributes:
-        train: shell patterns of the names of the runs that are fitted.
+        train: shell patterns that match the names of the runs to fit.
         targets: names of runs in the table, `NAME=N_PARAMS,N_TOKENS[,FLOPS]` for a run that is not
             in it, or `TargetRun`s.
         tasks: labels; `main` stands for the paper's eight.
         method: a name in `fitting.forecast.methods.METHODS`.
-        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  The pooled
-            methods, given none, mix bpb with C4 loss where every run has it.
+        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  If it is
+            None, the pooled methods mix bpb with C4 loss where every run has it.
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals, between 0 and 1.
-        law: a law to fit in place of the one that `inputs` and `steps` name.
-        chance: task -> accuracy of guessing, for tasks whose label does not tell it.
-        new_items: forecast accuracies on test items drawn afresh (pooled methods alone).
+        law: a law to fit instead of the one that `inputs` and `steps` name.
+        chance: task -> accuracy of guessing, for tasks with a label that is not known.
+        new_items: forecast accuracies on newly drawn test items (only for pooled methods).
 
     Raises:
         InputError: a setting is unknown, or two contradict each other.

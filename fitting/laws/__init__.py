@@ -1,4 +1,4 @@
-"""Laws and links, a record each; `LAWS` and `LINKS` list them."""
+"""Laws and links, one record each; `LAWS` and `LINKS` list them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of laws and links: functions, parameters, bounds, starts, methods and source.
+"""Types of laws and links: functions, parameters, bounds, starts, methods and source.
 
 A law maps logarithms of its inputs to the logarithm of a positive quantity: a loss, as a
 log-sum-exp of terms affine in the log inputs, or (single step) an accuracy.  A link maps a feature
@@ -22,7 +22,7 @@ ALL_METHODS = ("bayes", "laplace", *TASK_BY_TASK)
 
 @dataclass(frozen=True)
 class Param:
-    """One parameter: the paper's start of its search, and its bounds."""
+    """One parameter: its name, the start of the paper's search, and its bounds."""
 
     name: str
     start: float
@@ -57,11 +57,11 @@ class Law(_Parameters):
         params: in the order of `theta`.
         log_mean: (theta of shape (P,), log_x of shape (..., I)) -> log prediction, shape (...).
         starts: (log_x of shape (M, I), log_y of shape (M,)) -> starts of a search, shape (S, P).
-        terms: parameters of each power term: index of its scale, of its exponent, of its input.
+        terms: for each power term the index of its scale, of its exponent and of its input.
         citation: paper and equation.
-        of_accuracy: whether it gives an accuracy and needs no link.
-        methods: names of the methods that can fit it.  The pooled ones, bayes and laplace, have a
-            model of their own, which is right for the laws of N and D and of compute alone.
+        of_accuracy: whether the law gives an accuracy, so that no link is needed.
+        methods: names of the methods that can fit it.  The pooled methods, bayes and laplace, have
+            their own model, which contains only the laws of N and D and of compute alone.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Link(_Parameters):
         name: for messages.
         params: in the order of `theta`.
         mean: (theta of shape (P,), x of any shape) -> accuracy of that shape.
-        anchor: an invented point (feature, accuracy) that the paper adds to the data, or None.
+        anchor: an artificial point (feature, accuracy) that the paper adds to the data, or None.
         starts: (x, y, each of shape (M,)) -> starts of a search, shape (S, P).
         citation: paper and equation.
     """

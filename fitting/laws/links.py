@@ -10,7 +10,7 @@ from fitting.laws.base import INF, Link, Param
 
 
 def _sigmoid_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Centres and slopes on a grid, height and foot by linear regression; the best come first."""
+    """Starts: centres and slopes on a grid, height and offset by linear regression; best first."""
     starts, centred = [], y - y.mean()
     for centre in np.quantile(x, (0.1, 0.5, 0.9)):
         for slope in np.array([0.5, 1.5, 4.0]) / max(np.std(x), 1e-9):
@@ -47,8 +47,8 @@ def _hill_starts(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.array([[low, x0, k] for x0 in np.quantile(x, (0.1, 0.5)) for k in (2.0, 5.0, 10.0)])
 
 
-# The paper starts a at chance - 1, but a positional slip in its chained command makes that -1.
-# Only BoolQ, outside its eight tasks, ends elsewhere for it (by .012 point).
+# The paper starts a at chance - 1, but a wrong argument position in its chained command makes it
+# -1.  This changes only the result of BoolQ (by .012 point), which is not one of its eight tasks.
 SIGMOID = Link(
     name="Acc(L) = a sigmoid(k (L - L0)) + b",
     params=(
@@ -76,5 +76,5 @@ HILL = Link(
     mean=_hill,
     anchor=None,
     starts=_hill_starts,
-    citation="Hill's curve: 1 where the loss is 0 by construction, and no invented point",
+    citation="Hill's curve: 1 where the loss is 0 by construction, and no artificial point",
 )

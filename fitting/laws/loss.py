@@ -20,7 +20,7 @@ def _compute_only(theta: jax.Array, log_x: jax.Array) -> jax.Array:
     return sum_of_powers([a - alpha * log_x[..., 0]], e)
 
 
-# Floors as shares of the lowest loss, and exponents, of a power law's starts; the best come first.
+# Starts of a power law: floors, as shares of the lowest loss, and exponents; the best come first.
 _FIRST = (
     *((0.8, pair) for pair in ((0.3, 0.3), (0.6, 0.1), (0.1, 0.6))),
     (0.4, (0.3, 0.3)),
@@ -32,7 +32,7 @@ _FLOORS, _EXPONENTS = (np.array(v) for v in zip(*_CHOICES, strict=True))  # (S,)
 
 
 def power_starts(log_x: np.ndarray, log_y: np.ndarray) -> np.ndarray:
-    """Starts of a search, shape (S, P); at the centre equal terms add to what the floor leaves."""
+    """Starts, shape (S, P): equal terms at the centre, with sum (1 - floor share) x mean loss."""
     n_terms = log_x.shape[1]
     exponents = _EXPONENTS[:, :n_terms]
     left = np.log((1 - _FLOORS) * np.exp(log_y.mean()) / n_terms)

@@ -1,1 +1,1 @@
-"""From the measurement table to the observations that are fitted."""
+"""Prepares the observations to fit from the measurement table."""

@@ -1,4 +1,4 @@
-"""The arrays that are fitted for one task, and those of the runs that are forecast."""
+"""Arrays of one task: the observations to fit, and the inputs of the targets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fitting.laws import Law, Link
 
 
 class Windows(NamedTuple):
-    """Means of checkpoints over windows of training, each of shape (M,).
+    """Means of checkpoints over windows of training; each array has shape (M,).
 
     `run` is the index of the run; `lr_fraction`, the learning rate over its peak, is NaN where
     unknown.
@@ -26,18 +26,18 @@ class Windows(NamedTuple):
 
 @dataclass(frozen=True)
 class Observations:
-    """Everything that is fitted for one task.
+    """The observations of one task that a method fits.
 
     Attributes:
-        law: of step 1.
-        link: of step 2, or None where the forecast is what the law gives.
+        law: law of step 1.
+        link: link of step 2, or None if the law gives the forecast directly.
         x: law inputs of the R training runs, shape (R, I).
         y: losses (or accuracies, for a law of accuracy), shape (R,).
         run: index of the run of each of M checkpoints, shape (M,).
-        feature: shape (M,).
-        accuracy: shape (M,).
-        windows: checkpoints averaged over windows that do not overlap.
-        chance: accuracy of guessing: its mean and standard deviation.
+        feature: feature at each checkpoint, shape (M,).
+        accuracy: accuracy at each checkpoint, shape (M,).
+        windows: means of checkpoints over windows that do not overlap.
+        chance: mean and standard deviation of the accuracy of guessing.
     """
 
     law: Law
@@ -53,15 +53,15 @@ class Observations:
 
 @dataclass(frozen=True)
 class Targets:
-    """The G runs that are forecast for one task.
+    """The G runs to forecast for one task.
 
     Attributes:
         inputs: law inputs, shape (G, I).
         extrapolation: ln of each target's compute over the largest training run's, at least 0,
             shape (G,).
         lr_fraction: learning rate at each target's end over its peak, NaN if unknown, shape (G,).
-        items: number of test items if they are drawn afresh; infinite if the forecast is of the
-            accuracy on the measured items.
+        items: number of test items if they are newly drawn; infinite if the accuracy on the
+            measured items is forecast.
     """
 
     inputs: np.ndarray

@@ -1,4 +1,4 @@
-"""From a measurement table to arrays: what is fitted for one task, and what is forecast."""
+"""Makes the arrays of one task from a measurement table, for fitting and for forecasting."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class TaskData:
 
     Attributes:
         task: label.
-        columns: which (task, metric) `loss` and `acc` are: `loss` alone for a language-model loss,
-            `acc` alone for a single step.
+        columns: the (task, metric) of `loss` and of `acc`; only `loss` for a language-model loss,
+            only `acc` for a single step.
         preparation: how the feature was prepared.
-        law: of step 1, or straight to accuracy.
+        law: law of step 1, or of accuracy in a single step.
         final: one row per training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
             loss, acc.
         curve: one row per checkpoint used by step 2: run, size, loss, acc.
@@ -46,7 +46,7 @@ class TaskData:
         chance: accuracy of guessing, None if unknown.
         measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
             unmeasured), stale, blurred (see `select.measured_target`).
-        items: see `Targets`.
+        items: number of test items, see `Targets`.
     """
 
     task: str
@@ -62,7 +62,7 @@ class TaskData:
 
     @functools.cached_property
     def observations(self) -> Observations:
-        """The arrays that are fitted.
+        """The arrays to fit.
 
         Raises:
             InputError: an input of the law is missing, or a run's loss or accuracy is 0.
@@ -93,7 +93,7 @@ class TaskData:
 
     @functools.cached_property
     def targets(self) -> Targets:
-        """The arrays that are forecast.
+        """The arrays of the targets.
 
         Raises:
             InputError: an input of the law is missing.
@@ -114,7 +114,7 @@ def observe(
     law: Law,
     chance: float | None = None,
 ) -> TaskData:
-    """Prepares what is fitted for one task; no target yet.
+    """Prepares the data of one task for fitting, without targets.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
@@ -126,7 +126,7 @@ def observe(
             the label.
 
     Raises:
-        InputError: the task, a run's feature or an input of the law is missing, or is 0.
+        InputError: the task, a feature of a run or an input of the law is missing or 0.
     """
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
@@ -164,7 +164,7 @@ def observe_tasks(
     law: Law,
     chance: Mapping[str, float] | None = None,
 ) -> list[TaskData]:
-    """Prepares what is fitted for several tasks; see `observe`.
+    """Prepares the data of several tasks for fitting; see `observe`.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
@@ -181,16 +181,16 @@ def observe_tasks(
 def with_targets(
     data: TaskData, table: pd.DataFrame, runs: Sequence[TargetRun], new_items: bool = False
 ) -> TaskData:
-    """A task's data with these targets in place of its own.
+    """Replaces the targets in a task's data.
 
     Args:
-        data: of the task.
-        table: measurements, which may hold measured values of the targets.
-        runs: to forecast.
-        new_items: forecast an accuracy on as many test items drawn afresh, not on the same items.
+        data: data of the task.
+        table: measurements, which may include measured values of the targets.
+        runs: runs to forecast.
+        new_items: forecast the accuracy on as many newly drawn test items, not on the same items.
 
     Raises:
-        InputError: an input of the law is missing, or the number of items.
+        InputError: an input of the law, or the number of items, is missing.
     """
     frame = pd.DataFrame([asdict(run) for run in runs]).rename(columns={"name": "run"})
     items = _n_items(data.final, data.task) if new_items else math.inf
@@ -200,13 +200,13 @@ def with_targets(
 
 
 def under_law(data: TaskData, law: Law) -> TaskData:
-    """A task's data to be fitted with another law; a law of accuracy needs no feature."""
+    """Replaces the law in a task's data; a law of accuracy needs no feature."""
     columns = {n: c for n, c in data.columns.items() if n == "acc" or not law.of_accuracy}
     return replace(data, columns=columns, law=law)
 
 
 def measured_in(data: TaskData, table: pd.DataFrame) -> TaskData:
-    """A task's data with the measured values of its targets read from another table."""
+    """Reads the measured values of a task's targets from another table."""
     return replace(data, measured=_measure(table, data.measured, data.columns))
 
 
@@ -215,8 +215,8 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
 
     Args:
         frame: one row per run, with its name and the columns that the law needs.
-        law: whose inputs are meant.
-        argument: name of the argument that the runs come from, for messages.
+        law: the law that takes the inputs.
+        argument: name of the argument that gave the runs, for messages.
 
     Raises:
         InputError: an input is missing, or not above 0.
@@ -229,7 +229,7 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
 
 
 def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
-    """The rows and cells that are read, in plain types: nullable ones are slow in small pieces."""
+    """The needed rows and cells, in plain types: nullable types are slow for small frames."""
     rows = table.loc[table["task"].isin([task for task, _ in columns.values()]), list(_READ)]
     return rows.astype({name: object if name in _TEXT else float for name in _READ})
 
@@ -242,7 +242,7 @@ def _n_items(final: pd.DataFrame, task: str) -> float:
 
 
 def _extrapolation(final: pd.DataFrame, targets: pd.DataFrame) -> np.ndarray:
-    """ln of compute over the largest run's, by FLOPs where all are known, else by N D."""
+    """ln of compute over the largest run's; compute is FLOPs if all are known, else N D."""
     known = all((frame["flops"] > 0).all() for frame in (final, targets))
     trained, ahead = (
         (frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float)
@@ -254,7 +254,7 @@ def _extrapolation(final: pd.DataFrame, targets: pd.DataFrame) -> np.ndarray:
 def _measure(
     table: pd.DataFrame, targets: pd.DataFrame, columns: dict[str, tuple[str, str]]
 ) -> pd.DataFrame:
-    """The targets beside their measured values in a table, as far as it has them."""
+    """The targets with their measured values, where the table has them."""
     needed = _needed(table, columns)
     found = []
     for target in targets[list(_TARGET)].to_dict("records"):

@@ -1,4 +1,4 @@
-"""Noise of evaluations: between checkpoints, and with fewer test items."""
+"""Noise of evaluations between checkpoints, and its size with fewer test items."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def checkpoint_noise(
     """Noise of a run's last checkpoints (arXiv 2412.04403, Eq. 3): one row per task.
 
     Columns: `loss_sd, acc_sd` (standard deviation, SD), `loss_cv, acc_cv` (SD over mean),
-    `acc_mean`, `n_examples`, and `binomial_sd`: SD of an accuracy on as many items drawn afresh.
+    `acc_mean`, `n_examples`, and `binomial_sd`: SD of an accuracy on as many newly drawn items.
 
     Raises:
-        InputError: the run has fewer checkpoints, or none of a task.
+        InputError: the run has fewer checkpoints, or no checkpoint of a task.
     """
     rows = table[table["run"] == run]
     found = []
@@ -49,8 +49,8 @@ def checkpoint_noise(
 def with_fewer_items(noise: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFrame:
     """The SDs that accuracies would have on fewer test items: one row per (task, size).
 
-    Checkpoint noise is a mean over items, hence falls with the square root of their number; so does
-    the binomial error from drawing the items.
+    Accuracy is a mean over items, so checkpoint noise falls with the square root of their number;
+    so does the binomial error of drawing the items.
     """
     rows = []
     for row in noise.to_dict("records"):

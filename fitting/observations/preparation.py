@@ -1,6 +1,7 @@
-"""How features are prepared for fitting: which checkpoints count, and how they are averaged.
+"""Preparation of features for fitting: the choice of checkpoints, and their averages.
 
-`PAPER` holds the preparations of arXiv 2412.04403, `POOLED` those of the methods that pool tasks.
+`PAPER` holds the preparations of arXiv 2412.04403, `POOLED` those of the
+pooled methods.
 """
 
 from __future__ import annotations
@@ -24,25 +25,26 @@ MAIN_TASKS = (
     "openbookqa_test_rc_5shot",
 )  # the paper's eight, in its order
 TEXT_FEATURE = "lm_loss"  # the loss of one text, which all tasks share
-N_WINDOWS = 5  # at most, before the window at a run's end
+N_WINDOWS = 5  # greatest number of windows before the last one
 REACH = 0.15  # share of a run's tokens that an average may span
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """How a feature is prepared (arXiv 2412.04403, Sections 2 and 4, and its code).
+    """Settings for preparing a feature (arXiv 2412.04403, Sections 2 and 4, and its code).
 
     Attributes:
-        metric: the feature.
+        metric: metric of the feature.
         task: the task or text that the feature is measured on; None means the forecast task itself.
-        final_window: last checkpoints averaged into a run's observation of step 1, as far as they
-            lie in the last `reach` of its tokens.
-        skip: share of a run's first checkpoints left out of step 2.
-        smooth: trailing checkpoints averaged into one observation of step 2, within `reach` too.
-        link: curve of step 2.
-        reach: share of a run's tokens that an average may span.  It changes nothing for the paper's
-            runs, which have 36 checkpoints and more; a run with six would be averaged over most of
-            its training.
+        final_window: number of last checkpoints that are averaged to a run's observation of step 1,
+            if they lie in the last `reach` of its tokens.
+        skip: share of a run's first checkpoints that step 2 leaves out.
+        smooth: number of trailing checkpoints that are averaged to one observation of step 2, also
+            within `reach`.
+        link: link of step 2.
+        reach: greatest share of a run's tokens that an average spans.  The limit has no effect on
+            the paper's runs, which have at least 36 checkpoints; without it, an average could span
+            most of the training of a run with six checkpoints.
     """
 
     metric: str
@@ -62,17 +64,17 @@ PAPER = {
 POOLED = {
     name: replace(preparation, final_window=5, skip=0.1, smooth=5, link=HILL)
     for name, preparation in PAPER.items()
-}  # the methods that pool tasks prepare every feature in one way
+}  # the pooled methods prepare all features in the same way
 
 
 def trailing_mean(values: np.ndarray, at: np.ndarray, window: int, reach: float) -> np.ndarray:
-    """Mean of each value and those before it: at most `window`, none further back than `reach`.
+    """Means of each value and its predecessors: at most `window` values, all within `reach`.
 
     Args:
         values: shape (M,).
-        at: positions of the values, rising, shape (M,).
-        window: how many values are averaged at most.
-        reach: in the units of `at`.
+        at: positions of the values, ascending, shape (M,).
+        window: greatest number of values in a mean.
+        reach: greatest distance, in the units of `at`.
     """
     own = np.arange(len(values))
     first = np.maximum(own + 1 - window, np.searchsorted(at, at - reach))
@@ -86,9 +88,9 @@ def final_observation(checkpoints: pd.DataFrame, run: str, preparation: Preparat
     """A run's observation of step 1: its last inputs, and loss and accuracy averaged at its end.
 
     Args:
-        checkpoints: of the run, as `select.checkpoints` gives them.
-        run: its name.
-        preparation: how the feature is prepared.
+        checkpoints: checkpoints of the run, from `select.checkpoints`.
+        run: name of the run.
+        preparation: settings for preparing the feature.
     """
     last = checkpoints.iloc[-1]
     at = checkpoints["n_tokens"].to_numpy(float)
@@ -131,8 +133,8 @@ def smoothed(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFram
 def window_means(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFrame:
     """Means of a run's checkpoints over windows that do not overlap: loss, acc, lr_fraction.
 
-    The last window holds the checkpoints behind the run's observation of step 1.  What lies between
-    it and the first checkpoints, which are left out, is cut into at most five windows of equal
+    The last window holds the checkpoints of the run's observation of step 1, and the first
+    checkpoints are left out.  The part between them is divided into at most five windows of equal
     length.
     """
     at = checkpoints["n_tokens"].to_numpy(float)

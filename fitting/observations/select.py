@@ -1,4 +1,4 @@
-"""Choosing runs, targets and tasks from a measurement table, and reading their checkpoints."""
+"""Selects runs, targets and tasks from a measurement table, and reads their checkpoints."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class TargetRun:
     """A run to forecast.
 
     Attributes:
-        name: of the run.
-        n_params: as the column of the measurement table counts them.
-        n_tokens: tokens at its end.
+        name: name of the run.
+        n_params: parameters, counted as in the column of the measurement table.
+        n_tokens: training tokens at the end.
         flops: training FLOPs; NaN if unknown.
-        lr_fraction: learning rate at the end over its peak.  NaN if unknown: it is then taken to be
-            what it is at the end of the training runs.
+        lr_fraction: learning rate at the end over its peak.  If it is unknown (NaN), the value at
+            the end of the training runs is used.
     """
 
     name: str
@@ -52,10 +52,10 @@ def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
 
 
 def task_labels(tasks: Iterable[str]) -> list[str]:
-    """Labels without repeats, `main` replaced by the paper's eight tasks.
+    """Labels without duplicates; `main` is replaced by the paper's eight tasks.
 
     Raises:
-        InputError: there are none.
+        InputError: there is no label.
     """
     labels = [t for label in tasks for t in (MAIN_TASKS if label == "main" else (label,))]
     if not labels:
@@ -69,16 +69,16 @@ def target_runs(
     train: Sequence[str],
     argument: str = "targets",
 ) -> list[TargetRun]:
-    """Runs to forecast, each given by name, as text or as a record.
+    """The runs to forecast, each given as a name, a description or a record.
 
     Args:
         table: measurements.
-        given: what `parse_target` reads, or records.
+        given: texts for `parse_target`, or records.
         train: names of the training runs, which cannot be forecast.
-        argument: name of the argument that `given` comes from, for messages.
+        argument: name of the argument that gave `given`, for messages.
 
     Raises:
-        InputError: a run is unknown, written wrongly, or among the training runs.
+        InputError: a run is unknown, its text is malformed, or it is a training run.
     """
     found = []
     for one in dict.fromkeys(given):
@@ -91,15 +91,15 @@ def target_runs(
 
 
 def parse_target(table: pd.DataFrame, text: str, argument: str = "targets") -> TargetRun:
-    """A run named in the table, or described as `NAME=N_PARAMS,N_TOKENS[,FLOPS]`.
+    """Reads a target: a run of the table, or a description `NAME=N_PARAMS,N_TOKENS[,FLOPS]`.
 
     Args:
         table: measurements.
         text: the name or description.
-        argument: name of the argument that it comes from, for messages.
+        argument: name of the argument that gave the text, for messages.
 
     Raises:
-        InputError: the run is unknown, or written wrongly.
+        InputError: the run is unknown, or the text is malformed.
     """
     rows = table[table["run"] == text]
     if not rows.empty:
@@ -128,10 +128,10 @@ def parse_target(table: pd.DataFrame, text: str, argument: str = "targets") -> T
 def columns_of(
     table: pd.DataFrame, task: str, runs: Sequence[str], preparation: Preparation, two_steps: bool
 ) -> dict[str, tuple[str, str]]:
-    """The measurements that are read for a task: `loss`, `acc` or both -> (task, metric).
+    """The measurements to read for a task: `loss`, `acc` or both -> (task, metric).
 
-    Accuracy is `acc_per_char` where the task has it (as in the paper), else `acc`.  A task without
-    accuracies is a text: its language-model loss is forecast, in bits per byte where known.
+    Accuracy is `acc_per_char` if the task has it (as in the paper), else `acc`.  A task without
+    accuracies is a text: its language-model loss is forecast, in bits per byte if known.
 
     Raises:
         InputError: the task has no accuracy, and a single step needs one.
@@ -149,15 +149,16 @@ def columns_of(
 def checkpoints(
     rows: pd.DataFrame | None, run: str, columns: dict[str, tuple[str, str]]
 ) -> pd.DataFrame:
-    """A run's checkpoints that have every column, oldest first, indexed by tokens.
+    """The checkpoints of a run that have every column, oldest first, indexed by tokens.
 
     Args:
         rows: the run's measurements, or None.
-        run: its name, for messages.
-        columns: name of each column -> (task, metric) it holds.
+        run: name of the run, for messages.
+        columns: name of each column -> its (task, metric).
 
     Raises:
-        InputError: the run lacks a measurement, or tokens, or has two at the same tokens.
+        InputError: the run lacks a measurement or tokens, or has two measurements at the same
+            tokens.
     """
     sides = {}
     for name, (task, metric) in columns.items():
@@ -188,16 +189,16 @@ def _rows_of(rows: pd.DataFrame | None, task: str, metric: str) -> pd.DataFrame:
 def measured_target(
     rows: pd.DataFrame, n_tokens: float, columns: dict[str, tuple[str, str]]
 ) -> dict[str, Any]:
-    """Measured `loss` and `acc` of a target at its last tokens, NaN where unmeasured.
+    """Measured `loss` and `acc` of a target at its last tokens, NaN if not measured.
 
-    Two more cells are booleans.  `stale`: there are measurements, but none at the tokens that are
-    forecast, so they are not compared.  `blurred`: the evaluations averaged lie far apart in
+    Two further cells are booleans.  `stale`: the measurements are not at the tokens of the
+    forecast, so they are not compared.  `blurred`: the averaged evaluations lie far apart in
     training.
 
     Args:
         rows: the target's measurements.
-        n_tokens: tokens that are forecast.
-        columns: as `columns_of` gives them.
+        n_tokens: tokens of the forecast.
+        columns: the result of `columns_of`.
     """
     known: dict[str, Any] = {"loss": math.nan, "acc": math.nan, "stale": False, "blurred": False}
     for name, (task, metric) in columns.items():
@@ -214,11 +215,11 @@ def measured_target(
 
 
 def without_early_evaluations(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:
-    """A table without the early evaluations of some runs, which would blur their measured values.
+    """Removes early evaluations of some runs, which would make their measured values inexact.
 
     Args:
         table: measurements.
-        runs: names of the runs that are held out.
+        runs: names of the held-out runs.
     """
     tokens = table["n_tokens"].astype(float)
     early = tokens < (1 - REACH) * tokens.groupby(table["run"]).transform("max")

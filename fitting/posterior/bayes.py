@@ -64,8 +64,8 @@ class Posterior:
     Attributes:
         inputs: of the law.
         series: what step 1 was fitted to.
-        step1: its draws, a site a series.
-        step2: its draws, a site a task that has a link; None if no task has one.
+        step1: its draws, a site per series.
+        step2: its draws, a site per task that has a link; None if no task has one.
         linked: positions of the tasks that have a link.
     """
 
@@ -165,8 +165,8 @@ def predict(
 
     Args:
         posterior: as `fit` gives it.
-        data: the observations that were fitted, one a task.
-        targets: one a task, all of the same G runs.
+        data: the observations that were fitted, one per task.
+        targets: one per task, all of the same G runs.
         features: measured features of the targets, shape (T, G), used in place of step 1's.
     """
     rng = np.random.default_rng(_SEED)

@@ -211,7 +211,7 @@ def ranks(
 def _ranks_of(
     name: str, draws: np.ndarray, true: np.ndarray, task: int, n_draws: int
 ) -> dict[str, float]:
-    """Ranks by name: one a site, or one a population of a common site."""
+    """Ranks by name: one a site, or one per population of a common site."""
     step, site = name.split(", ")
     if site not in COMMON_SITES:
         return {name: _rank(draws, true, task, n_draws)}

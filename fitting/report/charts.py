@@ -51,7 +51,7 @@ def of_forecasts(
 
 
 def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
-    """Predictive densities, one panel a task; the bar under a density is the 95 % interval."""
+    """Predictive densities, one panel per task; the bar under a density is the 95 % interval."""
     some = [f for f in forecasts if "acc" in f.quantiles]
     n_columns = min(4, len(some))
     n_rows = -(-len(some) // n_columns)

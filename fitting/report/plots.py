@@ -159,7 +159,7 @@ def loss_curves(measurements: pd.DataFrame, task: str, metric: str) -> Figure:
 def figure(
     forecasts: Sequence[TaskForecast], plot: Callable[[Axes, TaskForecast], Axes], title: str
 ) -> Figure:
-    """One panel a task in rows of four, under a shared legend."""
+    """One panel per task in rows of four, under a shared legend."""
     n_columns = min(4, len(forecasts))
     n_rows = -(-len(forecasts) // n_columns)
     width, height = max(3.1 * n_columns, 7.0), 2.6 * n_rows + 1.3

@@ -129,7 +129,7 @@ def _sections(
              "accuracy from its loss; chained, they give the accuracy."],
             (),
             pictures(
-                step1="Loss against tokens, a curve a size",
+                step1="Loss against tokens, a curve per size",
                 step2="Accuracy against loss, every checkpoint",
                 chained="Accuracy against tokens through both steps",
                 curves="Held-out loss of every run against tokens",

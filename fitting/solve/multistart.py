@@ -129,7 +129,7 @@ def links_of_tasks(
     Args:
         data: of T tasks.
         weights: of the runs, shape (B, R).
-        starts: one a task, shape (P,); None for a task without a link.
+        starts: one per task, shape (P,); None for a task without a link.
 
     Returns:
         Parameters of shape (B, P) for each task, None for a task without a link.
