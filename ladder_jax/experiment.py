@@ -118,11 +118,20 @@ def _run_file(path: Path) -> ModuleType:
 
 
 def _forget(before: set[str], folder: Path) -> None:
-    """Forgets modules of the folder that were just imported: another folder may have namesakes."""
+    """Forgets modules imported from the folder itself: another folder may have the same names.
+
+    Packages installed below the folder, and new parts of packages that were imported before, stay.
+    """
+    own = {name for name in set(sys.modules) - before if _stands_in(name, folder)}
     for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None)
-        if file and Path(file).resolve().is_relative_to(folder) and not name.startswith(_PREFIX):
+        if name.partition(".")[0] in own:
             del sys.modules[name]
+
+
+def _stands_in(name: str, folder: Path) -> bool:
+    file = getattr(sys.modules[name], "__file__", None)
+    places = (folder / f"{name}.py", folder / name / "__init__.py")
+    return bool(file) and Path(file).resolve() in places
 
 
 def _row(error: BaseException, path: Path) -> str:

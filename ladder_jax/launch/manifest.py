@@ -80,7 +80,11 @@ def _check_grown(
 
 def config_path(out: Path, run: RunConfig) -> Path:
     """The file of a run's config, from which any machine can start it."""
-    return out / "configs" / f"{run.name}.json"
+    return _config_path(out, run.name)
+
+
+def _config_path(out: Path, name: str) -> Path:
+    return out / "configs" / f"{name}.json"
 
 
 def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
@@ -92,7 +96,7 @@ def read_manifest(out: Path) -> tuple[str, list[RunConfig]]:
     if not (out / FILE).is_file():
         raise InputError(f"{out}: holds no experiment ({FILE} is not there); ladder run writes it")
     manifest = _read(out)
-    paths = [out / "configs" / f"{name}.json" for name in manifest["runs"]]
+    paths = [_config_path(out, name) for name in manifest["runs"]]
     return manifest["experiment"], [load_json(RunConfig, path) for path in paths]
 
 

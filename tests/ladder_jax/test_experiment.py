@@ -1,5 +1,6 @@
 """Experiments are files: found by name or path, and an error in one gives one line."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -113,3 +114,15 @@ def test_generators_are_kept_and_modules_of_two_folders_apart(tmp_path):
     found = [experiment.load(tmp_path / folder / "mine.py") for folder in "ab"]
     assert [made.ladder.multiples for made in found] == [(0.5, 1), (2,)]
     assert len(found[0].ladder.runs()) == 2
+
+
+def test_a_package_installed_below_the_folder_is_imported_once(tmp_path, monkeypatch):
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / "installed_below.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "env")
+    path = tmp_path / "mine.py"
+    path.write_text(
+        IMPORTS + "import installed_below\nLADDER = Ladder('x', {'s': ModelConfig()}, (1,))\n"
+    )
+    experiment.load(path)
+    assert sys.modules.pop("installed_below").x == 1

@@ -111,7 +111,7 @@ def test_a_run_that_diverges_is_no_defect_of_the_scorer(home, runs, tmp_path):
 
 
 def other_text(run, folder):
-    """The same run with another text as its data source."""
+    """A copy of the run that reads a different text."""
     folder.mkdir()
     for i in range(12):
         (folder / f"{i}.txt").write_text(story(99 + i), encoding="utf-8")
