@@ -31,7 +31,7 @@ _DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.27"]
 setup(
     packages=find_packages(include=["ladder_jax*", "fitting*", "experiments*"]),
     package_data={
-        "ladder_jax": ["py.typed"],
+        "ladder_jax": ["py.typed", "measurements/maps/*.json"],
         "fitting": ["py.typed"],
         "experiments": ["*/*.json", "*/README.md"],
     },
