@@ -29,7 +29,7 @@ _NAMES = {
     "lr_peak": (r"lr peak|peak lr|max lr",),
 }  # fmt: skip
 _UNITS = {"k": 10**3, "m": 10**6, "b": 10**9, "t": 10**12}  # at a name's end: Model Size (B)
-_LEAST = {"n_params": 1e4, "n_tokens": 1e6}  # smaller numbers count something else
+_LEAST = {"n_params": 1e5, "n_tokens": 1e6}  # smaller numbers count something else
 _NEEDED = ("run", "n_params", "n_tokens")  # by a forecast
 _METRICS = (
     (r"(val|valid|validation|heldout|train) bpb", "lm_bpb"),

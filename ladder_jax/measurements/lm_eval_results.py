@@ -6,6 +6,9 @@ Results hold accuracies, but neither metadata nor bits per byte of choices.  Met
 (`ladder predict --steps one --method bootstrap`).
 
 The harness has its own prompts, so its tasks have their own labels: `arc_easy_lmeval_5shot`.
+Three forms are read: that of 0.4 and later; the flat one of 0.3 and before, whose shots are in its
+`config`; and that of the first Hugging Face leaderboard, whose tasks are named
+`harness|arc:challenge|25`, without its mean `all` over tasks of different shots.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from fitting.table import (
     to_numbers,
     validate,
 )
-from ladder_jax.eval import metrics
+from ladder_jax.measurements.lm_eval_logs import log_beside, of_log
 
 INDEX = "runs.csv"
 METADATA = (
@@ -46,6 +50,7 @@ _METRICS = {
     "acc_mutual_info": "acc_uncond",
     "bits_per_byte": "lm_bpb",
 }
+_LEADERBOARD = r"harness\|(.+)\|(\d+)"  # task and shots
 # With no delimiter between prompt and choice, the choice begins with its space, which is counted.
 _METRICS_UNDELIMITED = {
     "acc": "acc",
@@ -55,7 +60,7 @@ _METRICS_UNDELIMITED = {
 
 
 def from_lm_eval(directory: str | Path) -> Read:
-    """Imports results of lm-evaluation-harness 0.4 and later.
+    """Imports results of lm-evaluation-harness, and leaderboard files made by it.
 
     Args:
         directory: holds results at any depth (`results*.json`, or files that `runs.csv` names), and
@@ -151,17 +156,21 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
         return [], [Problem(str(path), None, f"cannot be read: {e.strerror}")]
     except ValueError as e:
         return [], [Problem(str(path), None, f"is not complete JSON ({e}): copy it again")]
-    if not isinstance(content, dict) or not _part(content, "results"):
+    content = _in_one_form(content)
+    if not _part(content, "results"):
         return [], [Problem(str(path), None, "holds no 'results': did lm_eval write it?")]
+    model_args = _part(content, "config").get("model_args")
     cells, problems = [], []
     for name in _part(content, "results"):
         n_examples = _n_examples(content, name)
         values, bad = _values(content, name)
         problems += [Problem(str(path), None, f"results of {name!r}: {text}") for text in bad]
-        log = path.parent / f"samples_{name}_{path.stem.rpartition('_')[2]}.jsonl"
-        if _scores_choices(content, name) and log.is_file():
+        log = log_beside(path, model_args, name)
+        if log is not None and _scores_choices(content, name):
             try:
-                values |= _of_log(log, n_examples)
+                found, bad = of_log(log, n_examples, _delimiter(content, name))
+                values |= found
+                problems += [Problem(str(log), None, text) for text in bad]
             except InputError as e:
                 problems.append(Problem(str(log), None, str(e)))
         shots = _shots(content, name)
@@ -169,7 +178,8 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
             text = f"'n-shot' has no single number for {name!r}, which its label needs: add it"
             problems.append(Problem(str(path), None, text))
             continue
-        cell = {"task": f"{name.strip()}_lmeval_{shots}shot", "n_examples": n_examples}
+        label = re.sub(_LEADERBOARD, r"\1", name.strip()).replace(":", "_")
+        cell = {"task": f"{label}_lmeval_{shots}shot", "n_examples": n_examples}
         cells += [cell | {"metric": metric, "value": value} for metric, value in values.items()]
     if not cells and not problems:
         text = f"has no metric of {', '.join(_METRICS)}: leave it out of {INDEX}"
@@ -177,17 +187,29 @@ def _read_results(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
     return cells, problems
 
 
+def _in_one_form(content: Any) -> dict[str, Any]:
+    """A results file as 0.4 writes it; empty if it has no form that is known."""
+    if not isinstance(content, dict):
+        return {}
+    results = _part(content, "results") or content
+    named = {name: re.fullmatch(_LEADERBOARD, name) for name in results if name != "all"}
+    if any(named.values()):
+        shots = {name: int(match[2]) for name, match in named.items() if match}
+        return {"results": {name: results[name] for name in named}, "n-shot": shots}
+    if "n-shot" not in content:
+        shots = _part(content, "config").get("num_fewshot")
+        return content | {"n-shot": dict.fromkeys(_part(content, "results"), shots)}
+    return content
+
+
 def _values(content: dict[str, Any], name: str) -> tuple[dict[str, float], list[str]]:
     """Our metric -> value of one task or group, and a message for each bad value."""
-    configs = _part(content, "configs")
-    undelimited = any(
-        _part(configs, leaf).get("target_delimiter") == "" for leaf in _leaves(content, name)
-    )
+    undelimited = any(_delimiter(content, leaf) == "" for leaf in _leaves(content, name))
     ours = _METRICS_UNDELIMITED if undelimited else _METRICS
     values, bad = {}, []
     for key, value in _part(content["results"], name).items():
         metric, _, chosen = key.partition(",")
-        if metric not in ours or chosen != "none":  # others read generated texts
+        if metric not in ours or chosen not in ("none", ""):  # others read generated texts
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             bad.append(f"{key!r} is {value!r}: write a number")
@@ -196,6 +218,11 @@ def _values(content: dict[str, Any], name: str) -> tuple[dict[str, float], list[
         else:
             values[ours[metric]] = float(value)
     return values, bad
+
+
+def _delimiter(content: dict[str, Any], name: str) -> str:
+    """What stands between prompt and choice."""
+    return str(_part(_part(content, "configs"), name).get("target_delimiter", " "))
 
 
 def _part(content: dict[str, Any], key: str) -> dict[str, Any]:
@@ -230,69 +257,3 @@ def _scores_choices(content: dict[str, Any], name: str) -> bool:
     config = _part(_part(content, "configs"), name)
     own = config.get("process_results") is not None
     return config.get("output_type") == "multiple_choice" and not own
-
-
-def _of_log(path: Path, n_examples: float) -> dict[str, float]:
-    """Metrics of one task from the log of its documents, by our definitions.
-
-    Args:
-        path: JSON lines, one document per line, with the log-likelihood of every choice in nats.
-        n_examples: number of documents in the results; NaN if unknown.
-
-    Returns:
-        Metric -> value; empty for a task that varies the prompt instead of the choice (Winogrande),
-        or whose log does not say which choice is right.
-
-    Raises:
-        InputError: the log is damaged or cut, or contradicts the accuracies that it holds.
-    """
-    rows: list[dict[str, Any]] = []
-    count = 0
-    with open(path, encoding="utf-8") as f:
-        for number, line in enumerate(f, start=1):
-            try:
-                document = json.loads(line)
-                if document.get("filter", "none") == "none":
-                    rows += _choices(document, count)
-                    count += 1
-            except (ValueError, LookupError, TypeError, AttributeError):
-                text = f"row {number} holds no choices with log-likelihoods: copy the log again"
-                raise InputError(text) from None
-    if not math.isnan(n_examples) and count != n_examples:
-        text = f"holds {count} documents where the results count {n_examples:.0f}: copy it again"
-        raise InputError(text)
-    frame = pd.DataFrame(rows)
-    if frame.empty or frame.groupby("doc").size().min() < 2:
-        return {}
-    best = frame.groupby("doc")["loglik"].idxmax()
-    readings = [r for r in ("numbered", "spelled") if (frame.groupby("doc")[r].sum() == 1).all()]
-    for reading in readings:
-        chosen = frame.loc[best]
-        if (chosen["acc"].isna() | (chosen["acc"] == chosen[reading])).all():
-            values = metrics.of_task(frame.assign(gold=frame[reading]))
-            return {m: v for m, v in values.items() if m != "acc_per_token"}  # tokens are unknown
-    if readings:
-        raise InputError("its log-likelihoods contradict the acc beside them: remove the log")
-    return {}
-
-
-def _choices(document: dict[str, Any], number: int) -> list[dict[str, Any]]:
-    """One row per choice, for `metrics.of_task`; `numbered` or `spelled` marks the right choice."""
-    given = document["arguments"]
-    requests = [given[f"gen_args_{k}"] for k in range(len(given))]
-    rows = []
-    for k, request in enumerate(requests):
-        if request["arg_0"] != requests[0]["arg_0"]:  # acc_mutual_info repeats them without prompt
-            break
-        choice, loglik = request["arg_1"], float(document["filtered_resps"][k][0])
-        text = choice.removeprefix(" ")
-        if not text or not -math.inf < loglik < 1e-3:  # above 0 only by rounding
-            raise ValueError
-        rows.append({
-            "doc": number, "choice": k, "loglik": loglik, "n_chars": len(text),
-            "n_bytes": len(text.encode()), "leading_space": len(choice) - len(text),
-            "n_tokens": 1, "acc": float(document.get("acc", math.nan)),
-            "numbered": document["target"] == str(k),
-            "spelled": document["target"].strip() == choice.strip(),
-        })  # fmt: skip
-    return rows
