@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from fitting import table
@@ -95,8 +96,13 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise InputError(f"--map and --example are for --from csv, not {args.source}")
     if of_csv and not args.example and not args.map:
         raise InputError("--map MAP.json is needed; --example prints one for the file's header")
+    if args.example and (args.map or args.out):
+        raise InputError("--example prints a map and writes nothing: leave out --map and --out")
     if args.out is None and not args.example:
         raise InputError("--out FILE is needed: a .csv or .parquet file")
+    for read in [*(args.runs or []), *(args.map or [])]:
+        if args.out and os.path.realpath(read) == os.path.realpath(args.out):
+            raise InputError(f"--out is {read}, which is read: name another file")
 
 
 def _read(args: argparse.Namespace) -> tuple[pd.DataFrame, list[Problem], list[str]]:

@@ -55,7 +55,7 @@ def nearest(word: str, words: Collection[str]) -> str:
     def similarity(other: str) -> float:
         return difflib.SequenceMatcher(None, word.lower(), other.lower()).ratio()
 
-    return max(words, key=similarity)
+    return max(sorted(words), key=similarity)
 
 
 def check_columns(map_: ColumnMap, header: Sequence[str], file: Path) -> None:

@@ -59,8 +59,10 @@ def from_csv(files: Sequence[str | Path], maps: Sequence[str]) -> MappedTable:
     parts = [_read(Path(file), map_) for file, map_ in zip(files, read, strict=True)]
     problems = [problem for part in parts for problem in part.problems]
     notes = [note for part in parts for note in part.notes]
-    frame, found = _checked(pd.concat([part.frame for part in parts], ignore_index=True))
-    problems += found
+    frame = pd.concat([part.frame for part in parts], ignore_index=True)
+    if not frame.empty:
+        frame, found = _checked(frame)
+        problems += found
     if frame.empty:
         raise InputError(str(problems[0]) if problems else f"{files[0]}: holds no measurement")
     frame = frame.astype({column: "Int64" for column in INTEGER_COLUMNS} | {"flops": float})
@@ -98,7 +100,7 @@ def _chosen(raw: pd.DataFrame, file: Path, map_: ColumnMap) -> tuple[pd.DataFram
         column = condition.column
         for value in condition.values:
             if not condition.equals(raw, value).any():
-                near = nearest(str(value), [*raw[column].str.strip()])
+                near = nearest(str(value), set(raw[column].str.strip()))
                 notes.append(f"where: no row has {column} {value!r}; the nearest is {near!r}")
         keep &= condition.of(raw)
         if not keep.any():
@@ -139,17 +141,18 @@ def _measured(
             others = rows.loc[list(cells.wrong), form.column].str.strip().value_counts()
             counts = _list([f"{label} {n} rows" for label, n in others.items()])
             notes.append(f"{name}s that the map does not list, left out: {counts}")
-    listed = [i for i in rows.index if not any(i in cells.wrong for cells in labels.values())]
+    unlisted = {line for cells in labels.values() for line in cells.wrong}
     numbers = {"value": measure.value.of(rows), "n_examples": measure.n_examples.of(rows)}
     wrong = {
         line: f"{measure.column}: {text}" if name == "n_examples" else text
         for name, cells in reversed(numbers.items())
         for line, text in cells.wrong.items()
-        if line in listed
+        if line not in unlisted
     }
     columns = {name: cells.values for name, cells in (labels | numbers).items()}
-    frame = pd.DataFrame(columns).assign(column=measure.column).loc[listed]
-    return frame[frame["value"].notna() & ~frame.index.isin(list(wrong))], wrong
+    frame = pd.DataFrame(columns).assign(column=measure.column)
+    left_out = frame["value"].isna() | frame.index.isin([*unlisted, *wrong])
+    return frame[~left_out], wrong
 
 
 def _checked(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
