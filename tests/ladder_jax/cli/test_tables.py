@@ -48,5 +48,5 @@ def test_wrong_flags_get_one_line(tmp_path, capsys):
         capsys, ["measure", "--runs", tmp_path, tmp_path, *to], "--runs: 2 are named: name one"
     )
     assert not out.exists()
-    write(tmp_path, map_={**MAP, "n_params": "parms"})
+    write(tmp_path, map_={**MAP, "n_params": "param"})
     one_line(capsys, [*csv, "--runs", file, "--map", map_, *to], "the nearest is 'params'")

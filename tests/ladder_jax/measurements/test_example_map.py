@@ -37,7 +37,7 @@ GUESSES = {
         [("loss", "loss", "lm_loss")],
     ),
     "text is no number": (
-        "run,param_count,n,tokens,val_bpb\na,standard,1000000,2000000,.9\n",
+        "run,param_count,n,tokens,loss_kind,val_bpb\na,standard,1000000,2000000,nats,.9\n",
         {"run": "run", "n_params": "n", "n_tokens": "tokens"},
         [("val_bpb", "val", "lm_bpb")],
     ),

@@ -53,7 +53,7 @@ BAD_MAPS = {
     ),
 }  # fmt: skip
 BAD_MEASURES = {
-    "key": (measure(taks="x"), "key 'taks' is unknown; the nearest is 'task'"),
+    "key": (measure(tasks="x"), "key 'tasks' is unknown; the nearest is 'task'"),
     "metric": (
         measure(metric="acc_per_chars"),
         "metric 'acc_per_chars' is unknown; the nearest is 'acc_per_char'",
@@ -108,9 +108,9 @@ def test_a_bad_map_gets_one_line(tmp_path, kind):
 def test_a_map_may_begin_with_another(tmp_path):
     file, json_file = write(tmp_path)
     child = tmp_path / "child.json"
-    child.write_text(json.dumps({"base": json_file, "where": {"data": ["rpj"]}}))
+    child.write_text(json.dumps({"base": json_file, "run": "run_name", "where": {"data": ["rpj"]}}))
     frame, _, _ = from_csv([file], [str(child)])
-    assert set(frame["run"]) == {"rpj-c"}
+    assert set(frame["run"]) == {"c"}
     child.write_text(json.dumps({"base": str(child)}))
     refused(lambda: read_map(str(child)), "leads back to itself")
 
@@ -141,4 +141,4 @@ def test_the_maps_of_the_documentation_are_valid(tmp_path):
 
 
 def test_the_nearest_word_ignores_case():
-    assert nearest("N_PARAMS", ["tokens", "n_params"]) == "n_params"
+    assert nearest("LOSS", ["LOGS", "loss"]) == "loss"
