@@ -135,7 +135,7 @@ def score(
     jobs = [(split, name) for split in parts for name in methods]
     for split, name in tqdm(jobs, desc="backtest", unit="fit", disable=not progress):
         train, held_out = parts[split]
-        spec = replace(methods[name], train=_literal(train), targets=held_out, levels=LEVELS)
+        spec = replace(methods[name], train=select.literal(train), targets=held_out, levels=LEVELS)
         try:
             made = predict.forecast(select.without_early_evaluations(table, held_out), spec)
         except InputError as e:
@@ -149,11 +149,6 @@ def score(
         nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
         raise InputError(failures[0] if failures else nothing)
     return BacktestScores(pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failures)
-
-
-def _literal(names: Sequence[str]) -> list[str]:
-    """Shell patterns that match these names alone."""
-    return ["".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names]
 
 
 def _cells(split: str, method: str, forecast: TaskForecast) -> list[dict]:

@@ -15,6 +15,7 @@ from fitting.errors import InputError
 from fitting.observations.preparation import MAIN_TASKS, REACH, Preparation, as_float
 
 ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
+_SHOWN = 6  # names in a message
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,73 @@ class TargetRun:
     lr_fraction: float = math.nan
 
 
-def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+def select_runs(
+    table: pd.DataFrame, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> list[str]:
     """Names of the runs that match any of the patterns, in the table's order.
 
+    Args:
+        table: measurements.
+        patterns: shell patterns of the runs' names.
+        exclude: shell patterns of the runs that are then left out.
+
     Raises:
-        InputError: a pattern matches no run.
+        InputError: a pattern matches no run, excludes none, or no run is left.
     """
     names = [str(name) for name in table["run"].unique()]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise InputError(f"`train` {pattern!r} matches no run; the table has {some}")
-    return [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+            raise InputError(
+                f"`train` {pattern!r} matches no run; the table has {shortened(names)}"
+            )
+    found = matching(names, patterns)
+    for pattern in exclude:
+        if not fnmatch.filter(found, pattern):
+            raise InputError(
+                f"`exclude` {pattern!r} matches no run of `train`, which has {shortened(found)}"
+            )
+    out = set(matching(found, exclude))
+    kept = [name for name in found if name not in out]
+    if found and not kept:
+        raise InputError(
+            f"`exclude` leaves no run of `train`; the table has {shortened(names)}: keep some"
+        )
+    return kept
+
+
+def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match any of the shell patterns, in their order."""
+    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def literal(names: Sequence[str]) -> list[str]:
+    """Shell patterns that match these names alone."""
+    return ["".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names]
+
+
+def train_patterns(
+    table: pd.DataFrame, train: Sequence[str], exclude: Sequence[str] = ()
+) -> list[str]:
+    """Patterns for `ForecastSpec.train` that leave out the excluded runs.
+
+    Args:
+        table: measurements.
+        train: shell patterns of the training runs.
+        exclude: shell patterns of the runs to leave out.
+
+    Returns:
+        `train` itself if nothing is excluded, else a pattern for each run that is left.
+
+    Raises:
+        InputError: see `select_runs`.
+    """
+    return literal(select_runs(table, train, exclude)) if exclude else list(train)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first six, and the number of the others."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def task_labels(tasks: Iterable[str]) -> list[str]:

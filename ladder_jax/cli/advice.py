@@ -11,7 +11,7 @@ from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.cli.forecasts import FEATURES, METHODS, chances
-from ladder_jax.cli.parsing import AddCommand, add_chance
+from ladder_jax.cli.parsing import AddCommand, add_chance, add_train
 
 
 def add(command: AddCommand) -> None:
@@ -23,9 +23,7 @@ def add(command: AddCommand) -> None:
         "'1.3B-*' \\\n    --methods laplace bootstrap --out backtest.csv",
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
-    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                     help="shell patterns of the ladder's runs, of three sizes or "
-                          "more")  # fmt: skip
+    add_train(sub, "shell patterns of the ladder's runs, of three sizes or more")
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
                      help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS,
@@ -47,8 +45,7 @@ def add(command: AddCommand) -> None:
         "--target 7B-4T --flops 1e21",
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
-    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                     help="shell patterns of run names")  # fmt: skip
+    add_train(sub, "shell patterns of run names")
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                      help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
     sub.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
@@ -83,9 +80,10 @@ def backtest(args: argparse.Namespace) -> None:
         name: ForecastSpec(tasks=args.tasks, method=name, **settings)
         for name in dict.fromkeys(args.methods)
     }
-    runs = select.select_runs(frame, args.train)
+    train = select.train_patterns(frame, args.train, args.exclude)
+    runs = select.select_runs(frame, train)
     backtest.check_targets(frame, runs, args.targets)
-    cells, failures = backtest.run(frame, args.train, methods)
+    cells, failures = backtest.run(frame, train, methods)
     parts = [cells]
     if args.targets:  # last, so that methods are compared without them
         split = backtest.Split(runs, args.targets)
@@ -115,10 +113,12 @@ def next_run(args: argparse.Namespace) -> None:
     _keep_compiled()
     from fitting.advise import next_run as advice
     from fitting.forecast import ForecastSpec
+    from fitting.observations import select
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
-    spec = ForecastSpec(args.train, args.targets, args.tasks, chance=known)
+    train = select.train_patterns(frame, args.train, args.exclude)
+    spec = ForecastSpec(train, args.targets, args.tasks, chance=known)
     found = advice.advise(frame, spec, args.budget, args.candidates)
     if args.out:
         io.write_csv(found.rows, args.out)
