@@ -21,11 +21,12 @@ from fitting.observations.select import TargetRun
 
 _CURVE = ("run", "size", "loss", "acc")
 _WINDOW = ("run", "loss", "acc", "lr_fraction")
-_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction")
+_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction", "unique_tokens")
 _MEASURED = (*_TARGET, "loss", "acc", "stale", "blurred")
 _TEXT = ("run", "size", "task", "metric")
 _READ = (
     *_TEXT, "multiple", "n_params", "n_tokens", "flops", "lr", "lr_peak", "value", "n_examples",
+    "unique_tokens",
 )  # fmt: skip
 
 
@@ -40,12 +41,12 @@ class TaskData:
         preparation: how the feature was prepared.
         law: law of step 1, or of accuracy in a single step.
         final: one row per training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
-            loss, acc.
+            unique_tokens (NaN if unknown), loss, acc.
         curve: one row per checkpoint used by step 2: run, size, loss, acc.
         windows: one row per window of training: run, loss, acc, lr_fraction.
         chance: accuracy of guessing, None if unknown.
-        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
-            unmeasured), stale, blurred (see `select.measured_target`).
+        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, unique_tokens,
+            loss, acc (NaN if unmeasured), stale, blurred (see `select.measured_target`).
         items: number of test items, see `Targets`.
     """
 
@@ -136,7 +137,9 @@ def observe(
     finals, curves, windows = [], [], []
     for run in runs:
         found = select.checkpoints(by_run.get(run), run, columns)
-        finals.append(prepare.final_observation(found, run, preparation))
+        unique_tokens = found["unique_tokens"].iloc[-1]
+        final = prepare.final_observation(found, run, preparation)
+        finals.append(final | {"unique_tokens": unique_tokens})
         if len(columns) == 2:
             kept = prepare.smoothed(found, preparation)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
@@ -230,7 +233,8 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
 
 def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The needed rows and cells, in plain types: nullable types are slow for small frames."""
-    rows = table.loc[table["task"].isin([task for task, _ in columns.values()]), list(_READ)]
+    rows = table.loc[table["task"].isin([task for task, _ in columns.values()])]
+    rows = rows.reindex(columns=list(_READ))  # optional columns that the table lacks are NaN
     return rows.astype({name: object if name in _TEXT else float for name in _READ})
 
 

@@ -29,6 +29,8 @@ class TargetRun:
         flops: training FLOPs; NaN if unknown.
         lr_fraction: learning rate at the end over its peak.  If it is unknown (NaN), the value at
             the end of the training runs is used.
+        unique_tokens: tokens of the text that it reads, NaN if unknown; with more tokens than these
+            it reads some of the text again.
     """
 
     name: str
@@ -36,6 +38,7 @@ class TargetRun:
     n_tokens: float
     flops: float
     lr_fraction: float = math.nan
+    unique_tokens: float = math.nan
 
 
 def select_runs(
@@ -163,7 +166,8 @@ def parse_target(table: pd.DataFrame, text: str, argument: str = "targets") -> T
         n_params, n_tokens, flops = (as_float(last[c]) for c in ("n_params", "n_tokens", "flops"))
         peak = as_float(last["lr_peak"])
         lr_fraction = as_float(last["lr"]) / peak if peak > 0 else math.nan
-        return TargetRun(text, n_params, n_tokens, flops, lr_fraction)
+        unique_tokens = as_float(last.get("unique_tokens"))
+        return TargetRun(text, n_params, n_tokens, flops, lr_fraction, unique_tokens)
     name, given, numbers = text.partition("=")
     if not given:
         raise InputError(

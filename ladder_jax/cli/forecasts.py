@@ -10,7 +10,7 @@ from typing import Any
 from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
-from ladder_jax.cli.parsing import AddCommand, add_chance, add_train
+from ladder_jax.cli.parsing import AddCommand, add_chance, add_train, in_flags
 
 METHODS = ("bayes", "laplace", "bootstrap", "least-squares", "paper")
 FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
@@ -120,7 +120,8 @@ def predict(args: argparse.Namespace) -> None:
     else:
         io.write_csv(predictions, args.out)
     show.predictions(predictions)
-    show.notes(diagnose.warnings(forecasts), len(forecasts))
+    notes = {in_flags(t, args.sub): of for t, of in diagnose.warnings(forecasts).items()}
+    show.notes(notes, len(forecasts))
     print(args.out)
     if args.fits:
         io.write_csv(diagnose.fits(forecasts), args.fits)
