@@ -58,9 +58,8 @@ def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, Split]:
     """
     known = table.loc[table["run"].isin(list(runs)), ["run", "size", "n_params"]]
     known = known.astype({"n_params": float}).groupby("run").first()  # first known values
-    for name in runs:
-        if not known["n_params"][name] > 0:
-            raise InputError(f"`train`: run {name!r} has no n_params: fill it in")
+    unknown = [name for name in runs if not known["n_params"][name] > 0]
+    select.refuse({"no n_params": unknown}, "fill it in, or leave runs out with `exclude`")
     label = known["size"].astype(object)
     known["size"] = label.where(
         label.notna() & (label != ""), known["n_params"].map("{:.3g}".format)

@@ -66,16 +66,15 @@ class TaskData:
         """The arrays to fit.
 
         Raises:
-            InputError: an input of the law is missing, or a run's loss or accuracy is 0.
+            InputError: an input of the law is missing, or the loss of a run is 0 (or its accuracy,
+                for a law of accuracy): laws are fitted to logarithms.
         """
         final, curve, windows = self.final, self.curve, self.windows
         x = law_inputs(final, self.law, "train")
         y = final[next(iter(self.columns))]
-        if not (y > 0).all():
-            zero = final.loc[~(y > 0), "run"].iloc[0]
-            raise InputError(
-                f"run {zero!r} has a {y.name} of 0 for {self.task!r}: leave it out of `train`"
-            )
+        what = f"{'an accuracy' if y.name == 'acc' else 'a loss'} of 0 for {self.task!r}"
+        zero = final.loc[~(y > 0), "run"].tolist()
+        select.refuse({what: zero}, "a law is fitted to its logarithm: leave out with `exclude`")
         index = {run: i for i, run in enumerate(final["run"])}
         return Observations(
             law=self.law,
@@ -127,7 +126,8 @@ def observe(
             the label.
 
     Raises:
-        InputError: the task, a feature of a run or an input of the law is missing or 0.
+        InputError: the task, or measurements of runs or inputs of the law are missing or 0; one
+            line names all these runs.
     """
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
@@ -135,8 +135,13 @@ def observe(
     needed = _needed(table, columns)
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves, windows = [], [], []
+    lacking: dict[str, list[str]] = {}
     for run in runs:
-        found = select.checkpoints(by_run.get(run), run, columns)
+        try:
+            found = select.checkpoints(by_run.get(run), run, columns)
+        except select.MissingError as e:
+            lacking.setdefault(e.what, []).append(run)
+            continue
         unique_tokens = found["unique_tokens"].iloc[-1]
         final = prepare.final_observation(found, run, preparation)
         finals.append(final | {"unique_tokens": unique_tokens})
@@ -144,6 +149,9 @@ def observe(
             kept = prepare.smoothed(found, preparation)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
             windows.append(prepare.window_means(found, preparation).assign(run=run))
+    if finals:
+        lacking |= _lacking(pd.DataFrame(finals), law.inputs)
+    select.refuse(lacking, "fill it in, or leave runs out with `exclude`")
     data = TaskData(
         task=task,
         columns=columns,
@@ -224,11 +232,14 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
     Raises:
         InputError: an input is missing, or not above 0.
     """
-    for column in law.inputs:
-        lacking = frame.loc[~(frame[column] > 0), "run"]
-        if len(lacking):
-            raise InputError(f"`{argument}`: run {lacking.iloc[0]!r} has no {column}: fill it in")
+    select.refuse(_lacking(frame, law.inputs), f"fill it in (`{argument}`)")
     return frame[list(law.inputs)].to_numpy(float)
+
+
+def _lacking(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[str]]:
+    """What runs lack in the columns -> their names; a number must be above 0."""
+    found = {f"no {c}": frame.loc[~(frame[c] > 0), "run"].tolist() for c in columns}
+    return {what: names for what, names in found.items() if names}
 
 
 def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
@@ -239,9 +250,8 @@ def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.Data
 
 
 def _n_items(final: pd.DataFrame, task: str) -> float:
-    lacking = final.loc[~(final["n_examples"] > 0), "run"]
-    if len(lacking):
-        raise InputError(f"`new_items`: run {lacking.iloc[0]!r} has no n_examples of {task!r}")
+    lacking = _lacking(final, ["n_examples"])
+    select.refuse(lacking, f"fill it in for {task!r}, or leave out `new_items`")
     return float(final["n_examples"].min())
 
 

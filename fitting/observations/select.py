@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,18 @@ from fitting.observations.preparation import MAIN_TASKS, REACH, Preparation, as_
 
 ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
 _SHOWN = 6  # names in a message
+
+
+class MissingError(InputError):
+    """A run lacks a measurement.
+
+    Attributes:
+        what: what the run has or lacks, to follow "has": "no bpb of 'boolq'".
+    """
+
+    def __init__(self, run: str, what: str) -> None:
+        super().__init__(f"run {run!r} has {what}: fill it in or leave the run out")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -102,6 +114,24 @@ def train_patterns(
         InputError: see `select_runs`.
     """
     return literal(select_runs(table, train, exclude)) if exclude else list(train)
+
+
+def refuse(lacking: Mapping[str, Sequence[str]], mend: str) -> None:
+    """Refuses runs that lack something, all of them in one line.
+
+    Args:
+        lacking: what the runs have or lack, to follow "have" -> their names, maybe none.
+        mend: what to do.
+
+    Raises:
+        InputError: there are such runs.
+    """
+    found = []
+    for what, names in ((what, names) for what, names in lacking.items() if names):
+        several, quoted = len(names) > 1, shortened([repr(str(name)) for name in names])
+        found.append(f"run{'s' if several else ''} {quoted} {'have' if several else 'has'} {what}")
+    if found:
+        raise InputError(f"{'; '.join(found)}: {mend}")
 
 
 def shortened(names: Sequence[str]) -> str:
@@ -217,18 +247,18 @@ def checkpoints(
         columns: name of each column -> its (task, metric).
 
     Raises:
-        InputError: the run lacks a measurement or tokens, or has two measurements at the same
+        MissingError: the run lacks a measurement or tokens, or has two measurements at the same
             tokens.
     """
     sides = {}
     for name, (task, metric) in columns.items():
         side = _rows_of(rows, task, metric)
         if side.empty:
-            raise InputError(f"run {run!r} has no {metric} of {task!r}: measure it or leave it out")
+            raise MissingError(run, f"no {metric} of {task!r}")
         if side["n_tokens"].isna().any():
-            raise InputError(f"run {run!r} has no n_tokens: fill in the column or leave it out")
+            raise MissingError(run, "no n_tokens")
         if side["n_tokens"].duplicated().any():
-            raise InputError(f"run {run!r} has {metric} of {task!r} twice at the same n_tokens")
+            raise MissingError(run, f"{metric} of {task!r} twice at the same n_tokens")
         sides[name] = side.set_index("n_tokens", drop=False)
     both = next(iter(sides.values())).sort_index()
     for name, side in sides.items():
@@ -236,7 +266,7 @@ def checkpoints(
     both = both.dropna(subset=list(sides))
     if both.empty:
         names = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
-        raise InputError(f"run {run!r}: {names} share no checkpoint")
+        raise MissingError(run, f"no checkpoint with {names}")
     return both
 
 
