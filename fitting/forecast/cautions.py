@@ -107,9 +107,9 @@ def trending_residuals(forecast: TaskForecast) -> list[str]:
         at = np.log(values.to_numpy(float))
         if not np.isfinite(at).all() or np.ptp(at) < np.log(_ONE_RATIO):
             continue
-        rank = float(scipy.stats.spearmanr(at, residuals).statistic)
+        rank = float(np.asarray(scipy.stats.spearmanr(at, residuals))[0])
         t = abs(rank) * np.sqrt((len(at) - 2) / max(1 - rank**2, 1e-12))
-        change = float(scipy.stats.theilslopes(residuals, at)[0]) * np.ptp(at)
+        change = float(np.asarray(scipy.stats.theilslopes(residuals, at))[0]) * np.ptp(at)
         if t > steepest and abs(change) > _LEAST_TREND:
             steepest = t
             text = [

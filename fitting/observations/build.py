@@ -151,7 +151,7 @@ def observe(
             windows.append(prepare.window_means(found, preparation).assign(run=run))
     if finals:
         lacking |= _lacking(pd.DataFrame(finals), law.inputs)
-    select.refuse(lacking, "fill it in, or leave runs out with `exclude`")
+    select.refuse(lacking, "fill it in, or leave out the task or, with `exclude`, the runs")
     data = TaskData(
         task=task,
         columns=columns,

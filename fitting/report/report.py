@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fitting import io
-from fitting.evaluation import backtest
+from fitting.evaluation import summary as summaries
 from fitting.forecast.diagnose import not_identified, warnings
 from fitting.forecast.predict import TaskForecast, to_frame
 from fitting.report import charts, page, plots
@@ -78,9 +78,10 @@ def write(
         held_out: cells of a backtest inside the training runs, if one was made.
     """
     drawn = charts.of_forecasts(forecasts, controls)
-    tested = None if held_out is None or held_out.empty else backtest.summary(held_out)
-    if tested is not None:
-        drawn["backtest"] = charts.backtest(tested)
+    tested = None
+    if held_out is not None and len(held_out):
+        tested = summaries.summary(held_out, "split")
+        drawn["backtest"] = charts.backtest(summaries.summary(held_out))
     texts = [f for f in forecasts if "acc" not in f.columns]
     if texts:
         drawn["curves"] = plots.loss_curves(measurements, *texts[0].columns["loss"])
@@ -145,21 +146,25 @@ def _sections(
         page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
     ]  # fmt: skip
     if tested is not None:
-        sections.insert(2, _backtest_section(tested))
+        sections[2:2] = _backtest_sections(tested)
     if controls:
         sections.insert(2, _control_section(controls))
     return sections
 
 
-def _backtest_section(tested: pd.DataFrame) -> page.Section:
-    return page.Section(
-        "Backtest",
-        ["The methods, tested on runs that were fitted above: the largest sizes are left out in "
-         "turn and forecast from the smaller ones.  MAE, CRPS and interval score are in points of "
-         "accuracy, less is better; a 95 % interval should hold 95 % of the time."],
-        backtest.table_cells(tested),
-        {"backtest.png": "Errors of each method, and its intervals' coverage against width"},
-    )  # fmt: skip
+def _backtest_sections(tested: pd.DataFrame) -> list[page.Section]:
+    """One section for accuracies, with the figure, and one for losses."""
+    text = (
+        "The methods, tested on runs that were fitted above: the largest sizes are left out in "
+        "turn and forecast from the smaller ones.  Of MAE, CRPS and interval score less is better; "
+        "a 95 % interval should hold 95 % of the time."
+    )
+    shows = "Errors of each method, and its intervals' coverage against width"
+    return [
+        page.Section(f"Backtest: {words}", [text] if i == 0 else [], cells,
+                     {"backtest.png": shows} if i == 0 else {})
+        for i, (words, cells) in enumerate(summaries.tables(tested).items())
+    ]  # fmt: skip
 
 
 def _control_section(controls: Sequence[TaskForecast]) -> page.Section:

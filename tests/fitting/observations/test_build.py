@@ -35,7 +35,8 @@ def test_all_runs_without_a_number_are_named_at_once(frame):
     assert refusal(frame[~lacks]) == (
         "run '4e+08-1xC' has no n_tokens; runs '8e+08-1xC', '8e+08-2xC', '8e+08-5xC', "
         "'8e+08-10xC', '1e+09-1xC', '1e+09-2xC' and 2 more have no bpb of 't'; runs '2e+08-1xC', "
-        "'2e+08-2xC' have no n_params: fill it in, or leave runs out with `exclude`"
+        "'2e+08-2xC' have no n_params: fill it in, or leave out the task or, with `exclude`, the "
+        "runs"
     )
 
 
