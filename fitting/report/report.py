@@ -40,7 +40,10 @@ def _cells(row: dict, values: list[float], decimals: int, error: str) -> list[st
 
 
 def summary(predictions: pd.DataFrame) -> list[str]:
-    """Lines of text: each target's mean error over tasks; each level's hits and mean width."""
+    """Lines of text: each target's mean error over tasks; each level's hits and mean width.
+
+    Lines on accuracies come first, then those on losses of texts.
+    """
     measured = predictions.dropna(subset=["actual"])
     lines = []
     for target, group in measured.drop_duplicates(["task", "target"]).groupby("target", sort=False):
@@ -53,6 +56,25 @@ def summary(predictions: pd.DataFrame) -> list[str]:
         lines.append(
             f"{hits} of {len(group)} measured values lie in their {level:.0%} intervals, "
             f"of mean width {width:.1f} points"
+        )
+    return lines + _summary_of_texts(predictions)
+
+
+def _summary_of_texts(predictions: pd.DataFrame) -> list[str]:
+    """Errors and widths of the losses of texts, which have no accuracy, in percent."""
+    measured = predictions[predictions["pred"].isna()].dropna(subset=["actual_loss"])
+    lines = []
+    for target, group in measured.drop_duplicates(["task", "target"]).groupby("target", sort=False):
+        error = 100 * (group["pred_loss"] / group["actual_loss"] - 1).abs().mean()
+        texts = f"over {len(group)} text{'s' if len(group) > 1 else ''}"
+        lines.append(f"{target}: mean error of the loss {error:.2f}% {texts}")
+    for level, group in measured.groupby("level"):
+        actual = group["actual_loss"]
+        hits = int(((group["loss_lo"] <= actual) & (actual <= group["loss_hi"])).sum())
+        width = 100 * ((group["loss_hi"] - group["loss_lo"]) / group["pred_loss"]).mean()
+        lines.append(
+            f"{hits} of {len(group)} measured losses of texts lie in their {level:.0%} intervals, "
+            f"of mean width {width:.1f}%"
         )
     return lines
 

@@ -151,12 +151,13 @@ def next_run(args: argparse.Namespace) -> None:
     found = advice.advise(frame, spec, args.budget, args.candidates)
     if args.out:
         io.write_csv(found.rows, args.out)
+    unit = "percent of the loss" if found.of_losses else "points"
     show.columns(_cells(found.rows))
-    print(f"now: intervals of {100 * found.now:.2f} points on average")
+    print(f"now: intervals of {100 * found.now:.2f} {unit} on average")
     if found.chosen:
         print(
             f"best within {args.budget:.3g} FLOPs: {', '.join(found.chosen)}, "
-            f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} points"
+            f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} {unit}"
         )
     else:
         print(f"no affordable run narrows the intervals by {advice.WORTHWHILE:.0%}")
