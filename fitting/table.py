@@ -33,9 +33,14 @@ COLUMNS = (
     "run", "size", "multiple", "seed", "step", "n_params", "n_params_total", "n_tokens",
     "flops", "lr", "lr_peak", "task", "metric", "value", "n_examples",
 )  # fmt: skip
+OPTIONAL_INTEGERS = ("n_params_non_embedding", "unique_tokens", "batch_tokens", "d_model",
+                     "n_layers")  # fmt: skip
+OPTIONAL_COLUMNS = (*OPTIONAL_INTEGERS, "init")  # absent from most tables
 MAX_INTEGER = 2.0**62
 REQUIRED = ("run", "task", "metric", "value")  # may not be empty; the others may
-PER_RUN = ("size", "multiple", "seed", "n_params", "n_params_total")  # constant within a run
+PER_RUN = ("size", "multiple", "seed", "n_params", "n_params_total", "n_params_non_embedding",
+           "d_model", "n_layers", "init")  # fmt: skip
+_TEXT, _INTEGERS = (*TEXT_COLUMNS, "init"), (*INTEGER_COLUMNS, *OPTIONAL_INTEGERS)
 
 _UNIT, _LOSS = (0.0, 1.0), (0.0, np.inf)
 METRICS: dict[str, tuple[float, float]] = {
@@ -145,8 +150,8 @@ def read(path: str | Path, strict: bool = False) -> Read:
         strict: raise if any row is bad, rather than set it aside.
 
     Returns:
-        The good rows, in file order, with all of `COLUMNS` and a fresh index; and one `Problem`
-        for each row set aside.
+        The good rows, in file order, with all of `COLUMNS`, the `OPTIONAL_COLUMNS` that the file
+        has and a fresh index; and one `Problem` for each row set aside.
 
     Raises:
         InputError: unreadable file, missing column, or (strict) the first bad row.
@@ -162,8 +167,13 @@ def read(path: str | Path, strict: bool = False) -> Read:
     _check(frame, bad_rows)
     problems = sorted(problems + bad_rows.problems(str(path)), key=lambda p: p.row or 0)
     fail_if(problems, strict)
-    good = frame.loc[bad_rows.fine, list(COLUMNS)].reset_index(drop=True)
-    return Read(good.astype({column: "Int64" for column in INTEGER_COLUMNS}), problems)
+    good = frame.loc[bad_rows.fine, columns_of(frame)].reset_index(drop=True)
+    return Read(good.astype({c: "Int64" for c in good if c in _INTEGERS}), problems)
+
+
+def columns_of(frame: pd.DataFrame) -> list[str]:
+    """The columns of a table that belong to the schema: `COLUMNS`, and the optional ones it has."""
+    return [*COLUMNS, *(column for column in OPTIONAL_COLUMNS if column in frame)]
 
 
 def fail_if(problems: list[Problem], strict: bool) -> None:
@@ -192,7 +202,7 @@ def write(frame: pd.DataFrame, path: str | Path) -> None:
     """
     kind = _kind(Path(path))
     fail_if(validate(frame, str(path)), strict=True)
-    frame = frame.loc[:, list(COLUMNS)]
+    frame = frame.loc[:, columns_of(frame)]
     write_atomically(
         path,
         (lambda p: frame.to_csv(p, index=False, lineterminator="\n"))
@@ -213,10 +223,10 @@ def _read_parquet(path: Path) -> pd.DataFrame:
         frame = pd.read_parquet(path)
     except (OSError, ValueError) as e:
         raise InputError(f"{path}: cannot be read: {first_line(e)}") from None
-    for column in COLUMNS:
+    for column in columns_of(frame):
         if column not in frame.columns:
             raise InputError(f"{path}: row 1: column {column!r} is missing; add it")
-        if column in TEXT_COLUMNS:
+        if column in _TEXT:
             frame[column] = frame[column].fillna("").astype(str).str.strip()
         elif frame[column].isna().all():
             frame[column] = np.nan
@@ -250,8 +260,8 @@ class _BadRows:
 def _parse(raw: pd.DataFrame, bad_rows: _BadRows) -> pd.DataFrame:
     """A frame of text, indexed by line, as numbers and text; notes cells that are not numbers."""
     frame = pd.DataFrame(index=raw.index)
-    for column in COLUMNS:
-        if column in TEXT_COLUMNS:
+    for column in columns_of(raw):
+        if column in _TEXT:
             frame[column] = raw[column].str.strip()
         else:
             frame[column], bad = to_numbers(raw[column])
@@ -261,15 +271,15 @@ def _parse(raw: pd.DataFrame, bad_rows: _BadRows) -> pd.DataFrame:
 
 def _check(frame: pd.DataFrame, bad_rows: _BadRows) -> None:
     """Notes every row of typed columns that breaks the schema."""
-    for column in INTEGER_COLUMNS + REAL_COLUMNS:
+    for column in [c for c in columns_of(frame) if c not in _TEXT]:
         numbers = frame[column].astype(float)
         if column != "value":
             wrong = (numbers < 0) | numbers.isin([np.inf])
             bad_rows.add(wrong, lambda i, c=column: f"{c} is {frame.at[i, c]}: check the sign")
-        if column in INTEGER_COLUMNS:
+        if column in _INTEGERS:
             fraction = (numbers % 1 > 0) | (numbers > MAX_INTEGER)
             bad_rows.add(fraction, lambda i, c=column: f"{c} is {frame.at[i, c]}: no integer")
-    for column in ("n_params", "n_tokens"):
+    for column in [c for c in ("n_params", "n_tokens", "unique_tokens") if c in frame]:
         zero = (frame[column] == 0).fillna(False)
         bad_rows.add(zero, lambda i, c=column: f"{c} is 0: leave it empty if unknown")
     for column in REQUIRED:
@@ -296,8 +306,8 @@ def _check_runs(frame: pd.DataFrame, bad_rows: _BadRows) -> None:
             f"at step {when[i]} a second time: remove one"
         ),
     )
-    for column in PER_RUN:
-        values = ok[column].replace("", None) if column in TEXT_COLUMNS else ok[column]
+    for column in [column for column in PER_RUN if column in ok]:
+        values = ok[column].replace("", None) if column in _TEXT else ok[column]
         first = values.groupby(ok["run"]).transform("first")
         differs = (values.notna() & (values != first)).fillna(False)
         bad_rows.add(

@@ -279,14 +279,17 @@ class Study:
     ) -> tuple[pd.DataFrame | None, list[str]]:
         """Backtest of every method on the grid (None if impossible), and what failed."""
         from fitting.evaluation import backtest
+        from fitting.evaluation.ladders import MeasuredLadder
+        from fitting.evaluation.splits import FEWEST_SIZES
 
         tasks = [forecast.task for forecast in forecasts if "acc" in forecast.columns]
-        if len(self.experiment.ladder.sizes) < backtest.FEWEST_SIZES or not tasks:
+        if len(self.experiment.ladder.sizes) < FEWEST_SIZES or not tasks:
             return None, []
-        spec = replace(self._spec(), tasks=tuple(tasks), targets=(), new_items=False)
+        spec = replace(self._spec(), targets=(), new_items=False)
         methods = {name: replace(spec, method=name) for name in backtest.COMPARED}
         try:
-            scores = backtest.run(frame, spec.train, methods)
+            ladder = MeasuredLadder(self.experiment.name, frame, spec.train, tasks, spec.chance)
+            scores = backtest.run(backtest.plan([ladder], methods))
             return scores.cells, scores.failures
         except InputError as e:  # the forecast is valid without it
             return None, [str(e)]

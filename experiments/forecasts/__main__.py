@@ -16,6 +16,7 @@ import pandas as pd
 
 from fitting import table
 from fitting.errors import InputError
+from fitting.observations import select
 from ladder_jax.runtime import compilation, paths
 
 # Name -> module of this folder with `run(table, arguments)`, which prints its results.
@@ -43,10 +44,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--train", nargs="+", metavar="PATTERN",
                         default=["190M-*", "370M-*", "760M-*", "1.3B-*"])  # fmt: skip
+    parser.add_argument("--exclude", nargs="+", default=[], metavar="RUN",
+                        help="leave these runs out of --train (shell patterns)")  # fmt: skip
     parser.add_argument("--target", nargs="+", metavar="RUN", default=["7B-4T", "13B-5T"])
     args = parser.parse_args(arguments)
     try:
         frame = None if args.name in _NO_TABLE else _read(args.measurements)
+        if frame is not None:
+            args.train = select.train_patterns(frame, args.train, args.exclude)
         if args.name != "speed":
             compilation.keep(paths.cache_dir())
         importlib.import_module(f"experiments.forecasts.{ANALYSES[args.name]}").run(frame, args)

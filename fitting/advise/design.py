@@ -1,5 +1,7 @@
 """Computes how much each candidate run would narrow the intervals of the targets.
 
+The intervals are of accuracies or, where no task has one, of log losses.
+
 The posterior is taken as normal about its mode (Laplace).  Predictions of targets and of candidate
 runs are then jointly normal, and measuring a candidate narrows the targets by the rule for
 conditional variances, whatever the measured value.  The noise of a run remains; the discrepancy
@@ -32,10 +34,11 @@ class JointPrediction(NamedTuple):
 
     The arrays are numpy's, or JAX's while they are computed.  `loss` and `accuracy` hold directions
     F' dprediction / dparameter, where F is a factor of the posterior's covariance; inner products
-    of directions are covariances.
+    of directions are covariances.  Where tasks are losses alone, all but `loss` and `loss_noise`
+    are None.
 
     Attributes:
-        loss: directions of log losses, shape (S, M, P1).
+        loss: directions of log losses, shape (S, M, P1); NaN where no mode was found.
         accuracy: directions of accuracies at a given loss, shape (T, M, P2).
         slope: derivative of accuracy in log loss, shape (T, M).
         f: accuracy, shape (T, M).
@@ -73,28 +76,31 @@ class CandidateModel:
     n_windows: int
 
     def variance(self, chosen: Sequence[int] = ()) -> np.ndarray:
-        """Variance of each target's accuracy once the chosen candidates are measured: (T, G).
+        """Variance of each target's accuracy (or log loss) once the chosen are measured: (T, G).
 
         Args:
             chosen: positions of candidates, from 0.
         """
         joint, targets = self.joint, slice(0, self.n_targets)
         picked = [self.n_targets + c for c in chosen]
-        loss_noise = np.repeat(joint.loss_noise, len(picked))
-        directions = joint.loss[self.of_task, targets] * joint.slope[:, targets, None]
-        through_loss = _conditional_variance(directions, joint.loss[:, picked], loss_noise)
+        reached = max([0.0, *self.extrapolation[picked]])
+        left = np.maximum(self.extrapolation[targets] - reached, 0.0)
+        of_loss = _conditional_variance(
+            joint.loss[self.of_task, targets],
+            joint.loss[:, picked],
+            np.repeat(joint.loss_noise, len(picked)),
+        )
+        noise = joint.loss_noise[self.of_task][:, None]
+        log_loss = of_loss + noise + (LOSS_DISCREPANCY * left) ** 2
+        if joint.accuracy is None:
+            return log_loss
         noise = joint.run_noise + joint.window_noise / self.n_windows
         at_loss = _conditional_variance(
             joint.accuracy[:, targets], joint.accuracy[:, picked], np.repeat(noise, len(picked))
         )
-        reached = max([0.0, *self.extrapolation[picked]])
-        left = np.maximum(self.extrapolation[targets] - reached, 0.0)
         f, slope = joint.f[:, targets], joint.slope[:, targets]
-        discrepancy = (LOSS_DISCREPANCY * left * slope) ** 2
-        discrepancy = discrepancy + (LOGIT_DISCREPANCY * left * f * (1 - f)) ** 2
-        noise = joint.run_noise + joint.window_noise
-        fixed = slope**2 * joint.loss_noise[self.of_task][:, None] + noise[:, None]
-        return through_loss + at_loss + discrepancy + fixed
+        at_loss = at_loss + (LOGIT_DISCREPANCY * left * f * (1 - f)) ** 2
+        return slope**2 * log_loss + at_loss + (joint.run_noise + joint.window_noise)[:, None]
 
     def width(self, chosen: Sequence[int] = ()) -> float:
         """Mean width of the targets' 95 % intervals once the chosen candidates are measured."""
@@ -126,7 +132,7 @@ def candidate_model(
         n_targets: how many of the runs are targets.
 
     Raises:
-        InputError: a task has no accuracy in two steps, or the posterior's mode was not found.
+        InputError: see `joint_predictions`, or the posterior's mode was not found.
     """
     joint = joint_predictions(data, runs, np.ones((1, len(data[0].y))))
     return model_of(data, joint, runs[0].extrapolation, n_targets)
@@ -151,10 +157,10 @@ def model_of(
     Raises:
         InputError: the sub-ladder's posterior has no mode.
     """
-    one = JointPrediction(*(np.asarray(part)[at] for part in joint))
-    if not np.isfinite(one.f).all():
+    one = JointPrediction(*(None if part is None else np.asarray(part)[at] for part in joint))
+    if not np.isfinite(one.loss).all():
         raise InputError("no mode of the posterior was found: add runs to `train`")
-    n_windows = max(int(np.bincount(task.windows.run).max()) for task in data)
+    n_windows = max(int(np.bincount(task.windows.run, minlength=1).max()) for task in data)
     of_task = bayes.series_of(data).of_task
     return CandidateModel(one, of_task, extrapolation, n_targets, n_windows)
 
@@ -173,63 +179,110 @@ def joint_predictions(
         weights: 1 for a run that is in a sub-ladder, 0 for one that is not, shape (B, R).
         from_prior: use the prior's covariance in place of the posterior's, at the same mode.
 
-    Returns:
-        Predictions; `f` is NaN where no mode was found.
-
     Raises:
-        InputError: a task has no accuracy in two steps.
+        InputError: the law is of accuracy, or some tasks have an accuracy and others have none.
     """
     law = data[0].law
-    if law.of_accuracy or any(task.link is None for task in data):
-        raise InputError("advice is for accuracies forecast in two steps: leave out other tasks")
+    linked = [task.link is not None for task in data]
+    if law.of_accuracy or any(linked) != all(linked):
+        raise InputError(
+            "advice is for accuracies forecast in two steps, or for losses alone, as their widths "
+            "cannot be added: leave out the other `tasks`"
+        )
     series = bayes.series_of(data)
-    model1, model2 = Step1(tuple(law.inputs), True), Step2(True)
     first = [list(series.of_task).index(s) for s in range(len(series.centre_y))]
-    log_inputs = np.log([runs[t].inputs for t in first])
-    function = _predict(model1, model2, tuple(series.of_task.tolist()))
+    log_inputs = np.log([runs[t].inputs for t in first]) - series.centre_x[:, None]
     with sampler.numerics():
-        each1, each2 = _arguments(data, weights)
-        mode1, factor1, distance1 = sampler.modes(model1, each1)
-        mode2, factor2, distance2 = sampler.modes(model2, each2)
-        converged = (distance1 < sampler.STATIONARY) & (distance2 < sampler.STATIONARY)
+        given = [jnp.asarray(weights, float)]
         if from_prior:  # the posterior of a ladder without runs
-            none1, none2 = _arguments(data, np.zeros_like(weights, float))
-            factor1 = sampler.modes(model1, none1).factor
-            factor2 = sampler.modes(model2, none2).factor
-        joint = function(
-            mode1, factor1, mode2, factor2, jnp.asarray(log_inputs - series.centre_x[:, None]),
-            tuple(a[0] for a in each1), tuple(a[0] for a in each2),
-        )  # fmt: skip
-    found = JointPrediction(*(np.asarray(part) for part in joint))
-    return found._replace(f=np.where(np.asarray(converged)[:, None, None], found.f, np.nan))
+            given.append(jnp.zeros_like(given[0]))
+        of_runs = [_arguments1(series, present) for present in given]
+        step1 = _modes(Step1(tuple(law.inputs), True), *of_runs)
+        if all(linked):
+            of_windows = [_arguments2(data, series, present) for present in given]
+            step2 = _modes(Step2(True), *of_windows)
+            function = _predict(step1.model, step2.model, tuple(series.of_task.tolist()))
+            joint, found = function(*step1.at, *step2.at, log_inputs), step1.found & step2.found
+        else:
+            joint, found = _predict_losses(step1.model)(*step1.at, log_inputs), step1.found
+    parts = JointPrediction(*(part if part is None else np.asarray(part) for part in joint))
+    return parts._replace(loss=np.where(np.asarray(found)[:, None, None, None], parts.loss, np.nan))
 
 
-def _arguments(
-    data: Sequence[Observations], weights: np.ndarray
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Arguments of both models, repeated for each sub-ladder with its own weights of the runs."""
-    series, present = bayes.series_of(data), jnp.asarray(weights, float)
+class _Modes(NamedTuple):
+    """The posteriors of one step for B sub-ladders.
+
+    Attributes:
+        model: of the step.
+        at: modes and factors of covariances, each with a leading axis B, and the arguments of the
+            model for one sub-ladder.
+        found: whether each mode was found, shape (B,).
+    """
+
+    model: Any
+    at: tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
+    found: jax.Array
+
+
+def _modes(
+    model: Step1 | Step2,
+    arguments: tuple[jax.Array, ...],
+    prior: tuple[jax.Array, ...] | None = None,
+) -> _Modes:
+    """Modes and covariances; with arguments `prior`, the covariances are those of its modes."""
+    mode, factor, distance = sampler.modes(model, arguments)
+    if prior is not None:
+        factor = sampler.modes(model, prior).factor
+    one = tuple(a[0] for a in arguments)
+    return _Modes(model, (mode, factor, one), distance < sampler.STATIONARY)
+
+
+def _arguments1(series: bayes.Series, present: jax.Array) -> tuple[jax.Array, ...]:
+    """Arguments of step 1, repeated for each sub-ladder with its own weights of the runs."""
+    log_x, log_y = (_repeat(array, len(present)) for array in (series.log_x, series.log_y))
+    return log_x, log_y, present
+
+
+def _arguments2(
+    data: Sequence[Observations], series: bayes.Series, present: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Arguments of step 2, likewise."""
     arrays = bayes.step2_arguments(data, series.centre_y[series.of_task])
-
-    def repeat(array: np.ndarray) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(array), (len(present), *array.shape))
-
-    x, accuracy, lr_fraction, windows, chance, chance_sd = map(repeat, arrays)
-    kept = windows * present[:, None, :, None]
-    return (
-        (repeat(series.log_x), repeat(series.log_y), present),
-        (x, accuracy, lr_fraction, kept, chance, chance_sd),
+    x, accuracy, lr_fraction, windows, chance, chance_sd = (
+        _repeat(array, len(present)) for array in arrays
     )
+    return x, accuracy, lr_fraction, windows * present[:, None, :, None], chance, chance_sd
+
+
+def _repeat(array: np.ndarray, n: int) -> jax.Array:
+    return jnp.broadcast_to(jnp.asarray(array), (n, *array.shape))
+
+
+@functools.cache
+def _predict_losses(model: Step1) -> Callable:
+    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
+        directions = jax.jacobian(lambda theta: _log_loss(model, theta, arguments, log_inputs))
+        noise = jnp.exp(2 * _sites(model, mode, arguments)["log_sigma"])
+        return JointPrediction(directions(mode) @ factor, None, None, None, noise, None, None)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))
+
+
+def _log_loss(
+    model: Step1, theta: jax.Array, arguments: tuple[jax.Array, ...], log_inputs: jax.Array
+) -> jax.Array:
+    """Centred log losses of runs, shape (S, M), at one vector of parameters."""
+    p = _sites(model, theta, arguments)
+    return p["level"][:, None] + model.shape(p, log_inputs)
 
 
 @functools.cache
 def _predict(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
     tasks = np.array(of_task)
 
-    def one(mode1, factor1, mode2, factor2, log_inputs, arguments1, arguments2) -> JointPrediction:
+    def one(mode1, factor1, arguments1, mode2, factor2, arguments2, log_inputs) -> JointPrediction:
         def log_loss(theta: jax.Array) -> jax.Array:
-            p = _sites(model1, theta, arguments1)
-            return p["level"][:, None] + model1.shape(p, log_inputs)
+            return _log_loss(model1, theta, arguments1, log_inputs)
 
         def accuracy(theta: jax.Array, log_x: jax.Array) -> jax.Array:
             return model2.mean(_sites(model2, theta, arguments2), log_x, ANNEALED)
@@ -247,7 +300,7 @@ def _predict(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable
             jnp.exp(2 * p2["log_window_sd"]),
         )
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, None, None, None)))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, 0, 0, None, None)))
 
 
 def _sites(model: Step1 | Step2, theta: jax.Array, arguments: tuple[jax.Array, ...]) -> dict:

@@ -22,6 +22,7 @@ from fitting.laws import CHINCHILLA
 from fitting.observations import build, select
 from fitting.observations.preparation import POOLED
 from fitting.observations.select import TargetRun
+from fitting.observations.sizes import sizes_of
 
 ADVICE_COLUMNS = (
     "run", "n_params", "n_tokens", "flops", "width", "shrinkage", "shrinkage_per_flop",
@@ -41,12 +42,14 @@ class Advice:
     """The candidates, the shrinkage of the intervals by each, and the best set within the budget.
 
     Attributes:
-        rows: `ADVICE_COLUMNS`, one row per candidate, best shrinkage first; widths are fractions of
-            1, shrinkages relative to `now`.
+        rows: `ADVICE_COLUMNS`, one row per candidate, best shrinkage first; shrinkages are relative
+            to `now`.
         now: mean width of the targets' 95 % intervals before any candidate.
         chosen: names of the best set, cheapest first; empty if none is worth a run.
         cost: cost of the set, FLOPs.
         after: mean width once the set is measured.
+        of_losses: whether widths are of log losses, as no task has an accuracy; else they are of
+            accuracies, as fractions.
     """
 
     rows: pd.DataFrame
@@ -54,6 +57,7 @@ class Advice:
     chosen: tuple[str, ...]
     cost: float
     after: float
+    of_losses: bool = False
 
 
 def advise(
@@ -68,6 +72,7 @@ def advise(
         table: measurements, in the schema of `fitting.table`.
         spec: runs, targets, tasks and chance.  Advice uses Laplace's approximation, the law of N
             and D, two steps and bpb, whatever the method; other laws and features are refused.
+            Tasks are either all accuracies, or all losses of texts.
         budget: FLOPs.
         candidates: in the form of targets; None for `untrained` sizes and multiples.
 
@@ -120,7 +125,8 @@ def _advice(model: CandidateModel, offered: Sequence[TargetRun], budget: float) 
     frame = pd.DataFrame(rows, columns=list(ADVICE_COLUMNS))
     frame = frame.sort_values("shrinkage", ascending=False, kind="stable", ignore_index=True)
     chosen = tuple(offered[i].name for i in best)
-    return Advice(frame, now, chosen, float(costs[best].sum()), model.width(best))
+    cost, of_losses = float(costs[best].sum()), model.joint.accuracy is None
+    return Advice(frame, now, chosen, cost, model.width(best), of_losses)
 
 
 def untrained(known: pd.DataFrame) -> list[TargetRun]:
@@ -128,17 +134,20 @@ def untrained(known: pd.DataFrame) -> list[TargetRun]:
 
     Args:
         known: measurements of the training runs.
+
+    Raises:
+        InputError: runs have no n_params.
     """
-    ends = _ends(known)
+    ends = _ends(known).set_index("run")
+    sizes = sizes_of(known, list(ends.index))
+    largest = sizes.groupby("size")["n_params"].max().sort_values()
     found = []
-    for n_params in np.unique(ends["n_params"].dropna().to_numpy(float)).tolist():
-        runs = ends[ends["n_params"] == n_params]
-        label = runs["size"].iloc[0]
-        size = f"{n_params:.3g}" if pd.isna(label) or label == "" else label
+    for size, n_params in largest.items():
+        trained = ends.loc[sizes.index[sizes["size"] == size], "n_tokens"]
         for multiple in MULTIPLES:
             name, n_tokens = f"{size}-{multiple}xC", multiple * _TOKENS_PER_PARAM * n_params
-            same = (runs["n_tokens"] / n_tokens - 1).abs() <= _SAME_TOKENS
-            if not same.any() and name not in set(ends["run"]):
+            same = (trained / n_tokens - 1).abs() <= _SAME_TOKENS
+            if not same.any() and name not in ends.index:
                 found.append(TargetRun(name, n_params, n_tokens, math.nan))
     return found
 

@@ -131,8 +131,8 @@ def _realised(
 ) -> np.ndarray:
     """Variances from each sub-ladder's own fit, shape (B, T, G)."""
     found = []
-    for i, (ahead, f) in enumerate(zip(extrapolation, joint.f, strict=True)):
-        known = np.isfinite(f).all()
+    for i, (ahead, loss) in enumerate(zip(extrapolation, joint.loss, strict=True)):
+        known = np.isfinite(loss).all()
         variance = model_of(data, joint, ahead, n_targets, i).variance() if known else np.nan
         found.append(np.broadcast_to(variance, (len(data), n_targets)))
     return np.array(found)

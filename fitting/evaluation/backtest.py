@@ -1,12 +1,18 @@
 """Backtests: each method forecasts known runs, the larger sizes, which are held out in turn.
 
-Methods are chosen by these extrapolations inside a ladder; the targets are then scored only once.
+Methods are chosen by these extrapolations inside ladders; the targets are then scored only once.
+
+    trials = backtest.plan([MeasuredLadder("mine", table)], {"bayes": ForecastSpec(method="bayes")})
+    scores = backtest.run(trials)
+    print(summary.summary(scores.cells))
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,33 +20,58 @@ import pandas as pd
 from tqdm import tqdm
 
 from fitting.errors import InputError
+from fitting.evaluation.ladders import MeasuredLadder
+from fitting.evaluation.splits import Split, splits
 from fitting.forecast import distribution, predict
+from fitting.forecast.methods import POOLING
 from fitting.forecast.predict import TaskForecast
 from fitting.forecast.spec import ForecastSpec
-from fitting.observations import select
+from fitting.laws import Law
+from fitting.observations import build, select
+from fitting.observations.build import TaskData
+from fitting.observations.preparation import PAPER, POOLED, Preparation
 
 LEVELS = (0.5, 0.8, 0.95)
 COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
-FEWEST_SIZES = 3  # two to fit and one to hold out
-ALL_SPLITS, TARGETS = "all splits", "targets"  # all splits do not include the rows of `TARGETS`
+TARGETS = "targets"  # the split of targets, which are scored apart
 CELL_COLUMNS = (
-    "split", "method", "task", "target", "pred", "actual", "abs_error", "crps",
+    "ladder", "split", "method", "kind", "task", "target", "pred", "actual", "abs_error", "crps",
     *(f"{side}_{level:g}" for level in LEVELS for side in ("lo", "hi")), "interval_score",
+    "failed_checks",
 )  # fmt: skip
+_TINY = 1e-300  # least loss whose logarithm is taken
+_QUIET_S = 60.0  # seconds between two lines of progress, where there is no terminal
 
 
-class Split(NamedTuple):
-    """Names of the runs that are fitted, and of those that are forecast."""
+@dataclass(frozen=True)
+class Trial:
+    """One fit: of a split of a ladder by a method.
 
-    train: Sequence[str]
-    held_out: Sequence[str]
+    Attributes:
+        ladder: its name.
+        split: its name.
+        method: name of the method, as in the plan.
+        table: measurements; held-out runs only have their last evaluations.
+        spec: what is fitted and forecast.
+        data: the tasks, prepared, with what was measured of the held-out runs.
+    """
+
+    ladder: str
+    split: str
+    method: str
+    table: pd.DataFrame
+    spec: ForecastSpec
+    data: tuple[TaskData, ...]
 
 
 class BacktestScores(NamedTuple):
     """Scores of forecasts.
 
     Attributes:
-        cells: one row per (split, method, task, held-out run) in `CELL_COLUMNS`.
+        cells: `CELL_COLUMNS`, one row per (ladder, split, method, measured value of a held-out
+            run).  `kind` is `acc` or `loss`.  Of accuracies, errors and scores are fractions; of
+            losses, those of their natural logarithms.  `failed_checks`: the fit failed its checks,
+            or the forecast could not be made, which leaves the cells of its numbers empty.
         failures: one line for each forecast that could not be made, or failed its checks.
     """
 
@@ -48,44 +79,65 @@ class BacktestScores(NamedTuple):
     failures: list[str]
 
 
-def splits(table: pd.DataFrame, runs: Sequence[str]) -> dict[str, Split]:
-    """Every split by size: fits the sizes up to a limit, and holds out the larger ones.
+def plan(
+    ladders: Sequence[MeasuredLadder],
+    methods: Mapping[str, ForecastSpec],
+    at_most: int | None = None,
+) -> list[Trial]:
+    """Lists the fits of a backtest; checks and prepares the data of every one of them.
 
-    At least two sizes are fitted, and at least one is held out.
-
-    Raises:
-        InputError: the runs have fewer than three sizes.
-    """
-    known = table.loc[table["run"].isin(list(runs)), ["run", "size", "n_params"]]
-    known = known.astype({"n_params": float}).groupby("run").first()  # first known values
-    for name in runs:
-        if not known["n_params"][name] > 0:
-            raise InputError(f"`train`: run {name!r} has no n_params: fill it in")
-    label = known["size"].astype(object)
-    known["size"] = label.where(
-        label.notna() & (label != ""), known["n_params"].map("{:.3g}".format)
-    )
-    sizes = known.groupby("size")["n_params"].max().sort_values()
-    if len(sizes) < FEWEST_SIZES:
-        raise InputError(
-            f"the runs of `train` have {len(sizes)} size{'s' if len(sizes) != 1 else ''}: a "
-            "backtest needs three, two to fit and one to hold out"
-        )
-    found = {}
-    for last in range(1, len(sizes) - 1):
-        small = set(sizes.index[: last + 1])
-        below = [name for name in runs if known["size"][name] in small]
-        above = [name for name in runs if name not in below]
-        found[f"up to {sizes.index[last]}"] = Split(below, above)
-    return found
-
-
-def check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[str]) -> None:
-    """Checks that the targets are in the table and are not training runs.
+    Args:
+        ladders: whose larger sizes are held out; their targets are forecast last.
+        methods: name -> spec with method and settings; runs, tasks, chance and levels are replaced.
+        at_most: number of splits of a ladder; see `splits`.
 
     Raises:
-        InputError: one of them is not in the table, or is a training run.
+        InputError: a ladder has too few sizes, lacks a task or a measurement, or holds out
+            nothing that was measured.
     """
+    names = [ladder.name for ladder in ladders]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two ladders are named {name!r}: rename one")
+    trials: list[Trial] = []
+    for ladder in ladders:
+        try:
+            trials += _trials_of(ladder, methods, at_most)
+        except InputError as e:
+            raise InputError(f"{ladder.name}: {e}" if len(names) > 1 else str(e)) from None
+    return sorted(trials, key=lambda trial: trial.split == TARGETS)
+
+
+def _trials_of(
+    ladder: MeasuredLadder, methods: Mapping[str, ForecastSpec], at_most: int | None
+) -> list[Trial]:
+    runs, labels = ladder.runs, ladder.labels
+    parts = splits(ladder.table, runs, at_most)
+    if ladder.targets:
+        _check_targets(ladder.table, runs, ladder.targets)
+        parts[TARGETS] = Split(runs, ladder.targets)
+    trials = []
+    for name, (train, held_out) in parts.items():
+        table = select.without_early_evaluations(ladder.table, held_out)
+        targets = select.target_runs(table, held_out, train)
+        prepared: dict[tuple[Preparation, Law], tuple[TaskData, ...]] = {}
+        for method, settings in methods.items():
+            spec = replace(
+                settings, train=select.literal(train), targets=held_out, tasks=labels,
+                chance=ladder.chance, levels=LEVELS,
+            )  # fmt: skip
+            known = PAPER if spec.method not in POOLING else POOLED
+            key = known[spec.feature or "bpb"], spec.fitted_law
+            if key not in prepared:
+                tasks = build.observe_tasks(table, labels, train, *key, ladder.chance)
+                data = tuple(build.with_targets(task, table, targets) for task in tasks)
+                _check_measured(name, data)
+                prepared[key] = data
+            trials.append(Trial(ladder.name, name, method, table, spec, prepared[key]))
+    return trials
+
+
+def _check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[str]) -> None:
     for name in targets:
         if name in runs:
             raise InputError(f"`targets` {name} is also in `train`: leave it out of one")
@@ -93,144 +145,98 @@ def check_targets(table: pd.DataFrame, runs: Sequence[str], targets: Sequence[st
             raise InputError(f"`targets` {name!r} is not in the table: name a measured run")
 
 
-def run(
-    table: pd.DataFrame,
-    train: Sequence[str],
-    methods: Mapping[str, ForecastSpec],
-    progress: bool = True,
-) -> BacktestScores:
-    """Forecasts every held-out run by every method.
+def _check_measured(split: str, data: Sequence[TaskData]) -> None:
+    """Raises InputError if nothing was measured of the held-out runs, or a loss of 0."""
+    values = np.array([task.measured[["loss", "acc"]].to_numpy(float) for task in data])
+    if not np.isfinite(values).any():
+        raise InputError(f"{split}: nothing that is forecast of the held-out runs was measured")
+    for task in data:
+        zero = task.measured.loc[task.measured["loss"] == 0, "run"].tolist()
+        select.refuse({f"a loss of 0 for {task.task!r}": zero}, "leave out with `exclude`")
+
+
+def run(trials: Sequence[Trial], progress: bool = True) -> BacktestScores:
+    """Makes the forecasts of a plan and scores them.
 
     Args:
-        table: measurements, in the schema of `fitting.table`.
-        train: shell patterns of the ladder's runs.
-        methods: name -> spec with tasks, method and settings; its runs and levels are replaced.
-        progress: whether to show a progress bar.
+        trials: the result of `plan`.
+        progress: whether to show progress and the time left.
 
     Raises:
-        InputError: there are too few sizes, or nothing could be forecast.
-    """
-    parts = splits(table, select.select_runs(table, train))
-    return score(table, parts, methods, progress)
-
-
-def score(
-    table: pd.DataFrame,
-    parts: Mapping[str, Split],
-    methods: Mapping[str, ForecastSpec],
-    progress: bool = True,
-) -> BacktestScores:
-    """Forecasts the held-out runs of given splits by every method.
-
-    Args:
-        table: measurements, in the schema of `fitting.table`.
-        parts: name -> split.
-        methods: as for `run`.
-        progress: whether to show a progress bar.
-
-    Raises:
-        InputError: nothing could be forecast and compared.
+        InputError: no forecast could be made.
     """
     cells, failures = [], []
-    jobs = [(split, name) for split in parts for name in methods]
-    for split, name in tqdm(jobs, desc="backtest", unit="fit", disable=not progress):
-        train, held_out = parts[split]
-        spec = replace(methods[name], train=_literal(train), targets=held_out, levels=LEVELS)
+    for trial in _with_progress(trials) if progress else trials:
+        made: Sequence[TaskForecast | None] = [None] * len(trial.data)
         try:
-            made = predict.forecast(select.without_early_evaluations(table, held_out), spec)
+            made = predict.forecast(trial.table, trial.spec)
+            posteriors = [p for one in made for p in one.posteriors.values()]
+            problems = dict.fromkeys(text for p in posteriors for text in p.problems)
         except InputError as e:
-            failures.append(f"{split}, {name}: {e}")
-            continue
-        for posterior in made[0].posteriors.values():
-            failures += [f"{split}, {name}: {problem}" for problem in posterior.problems]
-        suffix = made[0].method.removeprefix(spec.method)
-        cells += [cell for forecast in made for cell in _cells(split, name + suffix, forecast)]
-    if not cells:
-        nothing = f"{', '.join(parts)}: no accuracy of the held-out runs is in the table"
-        raise InputError(failures[0] if failures else nothing)
-    return BacktestScores(pd.DataFrame(cells, columns=list(CELL_COLUMNS)), failures)
+            problems = {str(e): None}
+        failures += [f"{trial.ladder}, {trial.split}, {trial.method}: {text}" for text in problems]
+        cells += _cells(trial, made, bool(problems))
+    found = pd.DataFrame(cells, columns=list(CELL_COLUMNS))
+    if found["pred"].isna().all():
+        raise InputError(failures[0] if failures else "nothing to forecast: plan some ladders")
+    return BacktestScores(found, failures)
 
 
-def _literal(names: Sequence[str]) -> list[str]:
-    """Shell patterns that match these names alone."""
-    return ["".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names]
+def _with_progress(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """The trials, with a bar on a terminal and a line now and then elsewhere."""
+    if sys.stderr.isatty():
+        yield from tqdm(trials, desc="backtest", unit="fit", smoothing=0)
+        return
+    start = last = time.monotonic()
+    for done, trial in enumerate(trials):
+        now = time.monotonic()
+        if now - last >= _QUIET_S and done:
+            left = (now - start) / done * (len(trials) - done) / 60
+            print(
+                f"backtest: {done} of {len(trials)} fits, about {left:.0f} min left",
+                file=sys.stderr,
+            )
+            last = now
+        yield trial
 
 
-def _cells(split: str, method: str, forecast: TaskForecast) -> list[dict]:
-    if "acc" not in forecast.quantiles:
-        return []
-    actual = forecast.measured["acc"].to_numpy(float)
-    quantiles = np.clip(forecast.quantiles["acc"], 0.0, 1.0)
-    crps = distribution.crps(forecast.p, quantiles, actual)
-    cells = []
-    for g, target in enumerate(forecast.measured["run"]):
-        if not np.isfinite(actual[g]):
-            continue
-        middle = float(np.interp(0.5, forecast.p, quantiles[g]))
-        cell = {
-            "split": split, "method": method, "task": forecast.task, "target": target,
-            "pred": middle, "actual": actual[g], "abs_error": abs(middle - actual[g]),
-            "crps": crps[g],
-        }  # fmt: skip
-        for level in LEVELS:
-            low, high = distribution.interval(forecast.p, quantiles[g], level)
-            cell |= {f"lo_{level:g}": low, f"hi_{level:g}": high}
-        low, high = (np.asarray(cell[f"{side}_{LEVELS[-1]:g}"]) for side in ("lo", "hi"))
-        score = distribution.interval_score(low, high, actual[g], LEVELS[-1])
-        cells.append(cell | {"interval_score": float(score)})
-    return cells
+def _cells(trial: Trial, made: Sequence[TaskForecast | None], failed: bool) -> list[dict[str, Any]]:
+    """A row for each measured value; tasks that share a loss have it once."""
+    cells: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for data, forecast in zip(trial.data, made, strict=True):
+        for kind, (task, metric) in data.columns.items():
+            for g, (target, actual) in enumerate(data.measured[["run", kind]].to_numpy(object)):
+                if not np.isfinite(actual) or (task, metric, target) in cells:
+                    continue
+                cell = {
+                    "ladder": trial.ladder, "split": trial.split, "method": trial.method,
+                    "kind": kind, "task": task, "target": target, "actual": actual,
+                    "failed_checks": failed,
+                }  # fmt: skip
+                if forecast is not None:
+                    cell |= _scores(kind, forecast.p, forecast.quantiles[kind][g], actual)
+                cells[task, metric, target] = cell
+    return list(cells.values())
 
 
-def summary(cells: pd.DataFrame) -> pd.DataFrame:
-    """A row per (split, method), and over all splits but the targets: errors, covers, widths.
-
-    Columns: `split, method, n, mae, crps, interval_score`, then `cover_L` and `width_L` of each
-    level; all but `n` and the covers are in points of accuracy.
-    """
-    rows = []
-    held_in = cells[cells["split"] != TARGETS]
-    several = held_in["split"].nunique() > 1
-    for split in [*cells["split"].unique(), *([ALL_SPLITS] if several else [])]:
-        part = held_in if split == ALL_SPLITS else cells[cells["split"] == split]
-        for method, group in part.groupby("method", sort=False):
-            row: dict[str, Any] = {"split": split, "method": method, "n": len(group)}
-            for column, name in (
-                ("abs_error", "mae"), ("crps", "crps"), ("interval_score", "interval_score"),
-            ):  # fmt: skip
-                row[name] = 100 * group[column].mean()
-            for level in LEVELS:
-                low, high = group[f"lo_{level:g}"], group[f"hi_{level:g}"]
-                inside = (low <= group["actual"]) & (group["actual"] <= high)
-                row |= {
-                    f"cover_{level:g}": inside.mean(),
-                    f"width_{level:g}": 100 * (high - low).mean(),
-                }
-            rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def by_task(cells: pd.DataFrame) -> pd.DataFrame:
-    """Mean absolute error in points: `task`, then one column per method; one row per task."""
-    errors = 100 * cells.pivot_table("abs_error", "task", "method", sort=False)
-    return errors.reset_index()
-
-
-def task_cells(errors: pd.DataFrame) -> list[list[str]]:
-    """The result of `by_task` as text: a header and rows of cells."""
-    names = list(errors.columns[1:])
-    rows = [[row["task"], *(f"{row[n]:.2f}" for n in names)] for row in errors.to_dict("records")]
-    return [["task", *names], *rows]
-
-
-def table_cells(summary: pd.DataFrame) -> list[list[str]]:
-    """The result of `summary` as text: a header and rows of cells."""
-    header = ["split", "method", "n", "MAE", "CRPS", "interval score 95"]
-    header += [f"in {level:.0%} (width)" for level in LEVELS]
-    rows = [header]
-    for row in summary.to_dict("records"):
-        cells = [row["split"], row["method"], str(row["n"])]
-        cells += [f"{row[name]:.2f}" for name in ("mae", "crps", "interval_score")]
-        for level in LEVELS:
-            cells.append(f"{row[f'cover_{level:g}']:.0%} ({row[f'width_{level:g}']:.1f})")
-        rows.append(cells)
-    return rows
+def _scores(kind: str, p: np.ndarray, quantiles: np.ndarray, actual: float) -> dict[str, float]:
+    """Forecast, intervals and scores of one value, from quantiles (Q,) at p (Q,)."""
+    if kind == "loss":
+        scaled, measured = np.log(np.maximum(quantiles, _TINY)), float(np.log(actual))
+    else:
+        scaled, measured = np.clip(quantiles, 0.0, 1.0), actual
+    middle = float(np.interp(0.5, p, scaled))
+    ends = {level: distribution.interval(p, scaled, level) for level in LEVELS}
+    low, high = (np.asarray(end) for end in ends[LEVELS[-1]])
+    back = np.exp if kind == "loss" else float
+    found = {
+        "pred": float(back(middle)),
+        "abs_error": abs(middle - measured),
+        "crps": float(distribution.crps(p, scaled, np.asarray(measured))),
+        "interval_score": float(
+            distribution.interval_score(low, high, np.asarray(measured), LEVELS[-1])
+        ),
+    }
+    for level, (lo, hi) in ends.items():
+        found |= {f"lo_{level:g}": float(back(lo)), f"hi_{level:g}": float(back(hi))}
+    return found

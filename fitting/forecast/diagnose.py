@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
+from fitting.forecast.cautions import CAUTIONS
 from fitting.forecast.predict import TaskForecast
 from fitting.laws.curves import predict
 from fitting.posterior.hierarchy import Step1, Step2
@@ -87,13 +88,18 @@ def distances(forecasts: Sequence[TaskForecast]) -> pd.DataFrame:
 
 
 def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
-    """Warnings about forecasts: text -> labels of the tasks that it applies to."""
+    """Warnings about forecasts: text -> labels of the tasks that it applies to.
+
+    Arguments of a forecast stand in backquotes, as in an `InputError`.
+    """
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
         for feature, posterior in forecast.posteriors.items():
             for problem in posterior.problems:
                 text = f"not converged ({feature}, {problem}): do not use"
                 notes.setdefault(text, []).append(forecast.task)
+        for text in [t for caution in CAUTIONS for t in caution(forecast)]:
+            notes.setdefault(text, []).append(forecast.task)
         for text in _from_priors(forecast):
             notes.setdefault(text, []).append(forecast.task)
         for name, fit in (("step 1", forecast.step1), ("step 2", forecast.step2)):

@@ -21,11 +21,12 @@ from fitting.observations.select import TargetRun
 
 _CURVE = ("run", "size", "loss", "acc")
 _WINDOW = ("run", "loss", "acc", "lr_fraction")
-_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction")
+_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction", "unique_tokens")
 _MEASURED = (*_TARGET, "loss", "acc", "stale", "blurred")
 _TEXT = ("run", "size", "task", "metric")
 _READ = (
     *_TEXT, "multiple", "n_params", "n_tokens", "flops", "lr", "lr_peak", "value", "n_examples",
+    "unique_tokens",
 )  # fmt: skip
 
 
@@ -40,12 +41,12 @@ class TaskData:
         preparation: how the feature was prepared.
         law: law of step 1, or of accuracy in a single step.
         final: one row per training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
-            loss, acc.
+            unique_tokens (NaN if unknown), loss, acc.
         curve: one row per checkpoint used by step 2: run, size, loss, acc.
         windows: one row per window of training: run, loss, acc, lr_fraction.
         chance: accuracy of guessing, None if unknown.
-        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, loss, acc (NaN if
-            unmeasured), stale, blurred (see `select.measured_target`).
+        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, unique_tokens,
+            loss, acc (NaN if unmeasured), stale, blurred (see `select.measured_target`).
         items: number of test items, see `Targets`.
     """
 
@@ -65,16 +66,15 @@ class TaskData:
         """The arrays to fit.
 
         Raises:
-            InputError: an input of the law is missing, or a run's loss or accuracy is 0.
+            InputError: an input of the law is missing, or the loss of a run is 0 (or its accuracy,
+                for a law of accuracy): laws are fitted to logarithms.
         """
         final, curve, windows = self.final, self.curve, self.windows
         x = law_inputs(final, self.law, "train")
         y = final[next(iter(self.columns))]
-        if not (y > 0).all():
-            zero = final.loc[~(y > 0), "run"].iloc[0]
-            raise InputError(
-                f"run {zero!r} has a {y.name} of 0 for {self.task!r}: leave it out of `train`"
-            )
+        what = f"{'an accuracy' if y.name == 'acc' else 'a loss'} of 0 for {self.task!r}"
+        zero = final.loc[~(y > 0), "run"].tolist()
+        select.refuse({what: zero}, "a law is fitted to its logarithm: leave out with `exclude`")
         index = {run: i for i, run in enumerate(final["run"])}
         return Observations(
             law=self.law,
@@ -126,7 +126,8 @@ def observe(
             the label.
 
     Raises:
-        InputError: the task, a feature of a run or an input of the law is missing or 0.
+        InputError: the task, or measurements of runs or inputs of the law are missing or 0; one
+            line names all these runs.
     """
     if not (table["task"] == task).any():
         raise InputError(f"task {task!r} is not in the table: check the label")
@@ -134,13 +135,23 @@ def observe(
     needed = _needed(table, columns)
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
     finals, curves, windows = [], [], []
+    lacking: dict[str, list[str]] = {}
     for run in runs:
-        found = select.checkpoints(by_run.get(run), run, columns)
-        finals.append(prepare.final_observation(found, run, preparation))
+        try:
+            found = select.checkpoints(by_run.get(run), run, columns)
+        except select.MissingError as e:
+            lacking.setdefault(e.what, []).append(run)
+            continue
+        unique_tokens = found["unique_tokens"].iloc[-1]
+        final = prepare.final_observation(found, run, preparation)
+        finals.append(final | {"unique_tokens": unique_tokens})
         if len(columns) == 2:
             kept = prepare.smoothed(found, preparation)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
             windows.append(prepare.window_means(found, preparation).assign(run=run))
+    if finals:
+        lacking |= _lacking(pd.DataFrame(finals), law.inputs)
+    select.refuse(lacking, "fill it in, or leave out the task or, with `exclude`, the runs")
     data = TaskData(
         task=task,
         columns=columns,
@@ -221,23 +232,26 @@ def law_inputs(frame: pd.DataFrame, law: Law, argument: str) -> np.ndarray:
     Raises:
         InputError: an input is missing, or not above 0.
     """
-    for column in law.inputs:
-        lacking = frame.loc[~(frame[column] > 0), "run"]
-        if len(lacking):
-            raise InputError(f"`{argument}`: run {lacking.iloc[0]!r} has no {column}: fill it in")
+    select.refuse(_lacking(frame, law.inputs), f"fill it in (`{argument}`)")
     return frame[list(law.inputs)].to_numpy(float)
+
+
+def _lacking(frame: pd.DataFrame, columns: Sequence[str]) -> dict[str, list[str]]:
+    """What runs lack in the columns -> their names; a number must be above 0."""
+    found = {f"no {c}": frame.loc[~(frame[c] > 0), "run"].tolist() for c in columns}
+    return {what: names for what, names in found.items() if names}
 
 
 def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.DataFrame:
     """The needed rows and cells, in plain types: nullable types are slow for small frames."""
-    rows = table.loc[table["task"].isin([task for task, _ in columns.values()]), list(_READ)]
+    rows = table.loc[table["task"].isin([task for task, _ in columns.values()])]
+    rows = rows.reindex(columns=list(_READ))  # optional columns that the table lacks are NaN
     return rows.astype({name: object if name in _TEXT else float for name in _READ})
 
 
 def _n_items(final: pd.DataFrame, task: str) -> float:
-    lacking = final.loc[~(final["n_examples"] > 0), "run"]
-    if len(lacking):
-        raise InputError(f"`new_items`: run {lacking.iloc[0]!r} has no n_examples of {task!r}")
+    lacking = _lacking(final, ["n_examples"])
+    select.refuse(lacking, f"fill it in for {task!r}, or leave out `new_items`")
     return float(final["n_examples"].min())
 
 

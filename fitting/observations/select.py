@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,19 @@ from fitting.errors import InputError
 from fitting.observations.preparation import MAIN_TASKS, REACH, Preparation, as_float
 
 ACTUAL_WINDOW = 5  # a target's measured value is the mean of its last five evaluations
+_SHOWN = 6  # names in a message
+
+
+class MissingError(InputError):
+    """A run lacks a measurement.
+
+    Attributes:
+        what: what the run has or lacks, to follow "has": "no bpb of 'boolq'".
+    """
+
+    def __init__(self, run: str, what: str) -> None:
+        super().__init__(f"run {run!r} has {what}: fill it in or leave the run out")
+        self.what = what
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class TargetRun:
         flops: training FLOPs; NaN if unknown.
         lr_fraction: learning rate at the end over its peak.  If it is unknown (NaN), the value at
             the end of the training runs is used.
+        unique_tokens: tokens of the text that it reads, NaN if unknown; with more tokens than these
+            it reads some of the text again.
     """
 
     name: str
@@ -35,20 +50,94 @@ class TargetRun:
     n_tokens: float
     flops: float
     lr_fraction: float = math.nan
+    unique_tokens: float = math.nan
 
 
-def select_runs(table: pd.DataFrame, patterns: Sequence[str]) -> list[str]:
+def select_runs(
+    table: pd.DataFrame, patterns: Sequence[str], exclude: Sequence[str] = ()
+) -> list[str]:
     """Names of the runs that match any of the patterns, in the table's order.
 
+    Args:
+        table: measurements.
+        patterns: shell patterns of the runs' names.
+        exclude: shell patterns of the runs that are then left out.
+
     Raises:
-        InputError: a pattern matches no run.
+        InputError: a pattern matches no run, excludes none, or no run is left.
     """
     names = [str(name) for name in table["run"].unique()]
     for pattern in patterns:
         if not fnmatch.filter(names, pattern):
-            some = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
-            raise InputError(f"`train` {pattern!r} matches no run; the table has {some}")
-    return [n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+            raise InputError(
+                f"`train` {pattern!r} matches no run; the table has {shortened(names)}"
+            )
+    found = matching(names, patterns)
+    for pattern in exclude:
+        if not fnmatch.filter(found, pattern):
+            raise InputError(
+                f"`exclude` {pattern!r} matches no run of `train`, which has {shortened(found)}"
+            )
+    out = set(matching(found, exclude))
+    kept = [name for name in found if name not in out]
+    if found and not kept:
+        raise InputError(
+            f"`exclude` leaves no run of `train`; the table has {shortened(names)}: keep some"
+        )
+    return kept
+
+
+def matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """The names that match any of the shell patterns, in their order."""
+    return [name for name in names if any(fnmatch.fnmatchcase(name, p) for p in patterns)]
+
+
+def literal(names: Sequence[str]) -> list[str]:
+    """Shell patterns that match these names alone."""
+    return ["".join(f"[{c}]" if c in "*?[" else c for c in name) for name in names]
+
+
+def train_patterns(
+    table: pd.DataFrame, train: Sequence[str], exclude: Sequence[str] = ()
+) -> list[str]:
+    """Patterns for `ForecastSpec.train` that leave out the excluded runs.
+
+    Args:
+        table: measurements.
+        train: shell patterns of the training runs.
+        exclude: shell patterns of the runs to leave out.
+
+    Returns:
+        `train` itself if nothing is excluded, else a pattern for each run that is left.
+
+    Raises:
+        InputError: see `select_runs`.
+    """
+    return literal(select_runs(table, train, exclude)) if exclude else list(train)
+
+
+def refuse(lacking: Mapping[str, Sequence[str]], mend: str) -> None:
+    """Refuses runs that lack something, all of them in one line.
+
+    Args:
+        lacking: what the runs have or lack, to follow "have" -> their names, maybe none.
+        mend: what to do.
+
+    Raises:
+        InputError: there are such runs.
+    """
+    found = []
+    for what, names in ((what, names) for what, names in lacking.items() if names):
+        several, quoted = len(names) > 1, shortened([repr(str(name)) for name in names])
+        found.append(f"run{'s' if several else ''} {quoted} {'have' if several else 'has'} {what}")
+    if found:
+        raise InputError(f"{'; '.join(found)}: {mend}")
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Names for a message: the first six, and the number of the others."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def task_labels(tasks: Iterable[str]) -> list[str]:
@@ -107,7 +196,8 @@ def parse_target(table: pd.DataFrame, text: str, argument: str = "targets") -> T
         n_params, n_tokens, flops = (as_float(last[c]) for c in ("n_params", "n_tokens", "flops"))
         peak = as_float(last["lr_peak"])
         lr_fraction = as_float(last["lr"]) / peak if peak > 0 else math.nan
-        return TargetRun(text, n_params, n_tokens, flops, lr_fraction)
+        unique_tokens = as_float(last.get("unique_tokens"))
+        return TargetRun(text, n_params, n_tokens, flops, lr_fraction, unique_tokens)
     name, given, numbers = text.partition("=")
     if not given:
         raise InputError(
@@ -157,18 +247,18 @@ def checkpoints(
         columns: name of each column -> its (task, metric).
 
     Raises:
-        InputError: the run lacks a measurement or tokens, or has two measurements at the same
+        MissingError: the run lacks a measurement or tokens, or has two measurements at the same
             tokens.
     """
     sides = {}
     for name, (task, metric) in columns.items():
         side = _rows_of(rows, task, metric)
         if side.empty:
-            raise InputError(f"run {run!r} has no {metric} of {task!r}: measure it or leave it out")
+            raise MissingError(run, f"no {metric} of {task!r}")
         if side["n_tokens"].isna().any():
-            raise InputError(f"run {run!r} has no n_tokens: fill in the column or leave it out")
+            raise MissingError(run, "no n_tokens")
         if side["n_tokens"].duplicated().any():
-            raise InputError(f"run {run!r} has {metric} of {task!r} twice at the same n_tokens")
+            raise MissingError(run, f"{metric} of {task!r} twice at the same n_tokens")
         sides[name] = side.set_index("n_tokens", drop=False)
     both = next(iter(sides.values())).sort_index()
     for name, side in sides.items():
@@ -176,7 +266,7 @@ def checkpoints(
     both = both.dropna(subset=list(sides))
     if both.empty:
         names = " and ".join(f"{metric} of {task!r}" for task, metric in columns.values())
-        raise InputError(f"run {run!r}: {names} share no checkpoint")
+        raise MissingError(run, f"no checkpoint with {names}")
     return both
 
 

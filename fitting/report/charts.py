@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from fitting.evaluation.backtest import ALL_SPLITS, LEVELS
+from fitting.evaluation.backtest import LEVELS
+from fitting.evaluation.summary import KINDS
 from fitting.forecast import distribution
 from fitting.forecast.predict import TaskForecast
 from fitting.report import plots
@@ -73,37 +74,55 @@ def distributions(forecasts: Sequence[TaskForecast]) -> Figure:
     return fig
 
 
-def plot_coverage(ax: Axes, summary: pd.DataFrame, split: str) -> Axes:
+def plot_errors(ax: Axes, rows: pd.DataFrame) -> Axes:
+    """Mean error and CRPS of each method, as bars; `rows` are of one ladder or split."""
+    at = np.arange(len(rows))
+    for i, (column, words) in enumerate((("mae", "mean error"), ("crps", "CRPS"))):
+        ax.barh(at + 0.4 * i - 0.2, rows[column], 0.38, color=("0.35", "0.7")[i], label=words)
+    ax.set_yticks(at, list(rows["method"]))
+    ax.invert_yaxis()
+    most = rows[["mae", "crps"]].max().max()
+    ax.set_xlim(0, 1.4 * most if most > 0 else 1.0)  # room for the legend
+    return ax
+
+
+def plot_coverage(ax: Axes, rows: pd.DataFrame) -> Axes:
     """Share of measured values inside intervals against mean width, one line per method."""
-    part = summary[summary["split"] == split]
-    for i, row in enumerate(part.to_dict("records")):
+    for i, row in enumerate(rows.to_dict("records")):
         widths = [row[f"width_{level:g}"] for level in LEVELS]
         covers = [row[f"cover_{level:g}"] for level in LEVELS]
         ax.plot(widths, covers, "o-", color=f"C{i}", ms=5, lw=1.2, label=row["method"])
     for level in LEVELS:
         ax.axhline(level, color="0.6", lw=0.8, ls=":")
-    ax.set(xlabel="mean width, points", ylabel="measured values inside", title=split)
+    ax.set(ylabel="measured values inside")
     ax.set_ylim(0, 1.04)
     ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return ax
 
 
 def backtest(summary: pd.DataFrame) -> Figure:
-    """Errors of each method, and coverage against width; dotted lines are the nominal levels."""
-    split = ALL_SPLITS if (summary["split"] == ALL_SPLITS).any() else summary["split"].iloc[0]
-    part = summary[summary["split"] == split]
-    fig = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = fig.subplots(1, 2)
-    at = np.arange(len(part))
-    for i, (column, words) in enumerate((("mae", "mean error"), ("crps", "CRPS"))):
-        left.barh(at + 0.4 * i - 0.2, part[column], 0.38, color=("0.35", "0.7")[i], label=words)
-    left.set_yticks(at, list(part["method"]))
-    left.invert_yaxis()
-    left.set(xlabel="points of accuracy (less is better)", title="Held-out runs")
-    left.set_xlim(0, 1.4 * part[["mae", "crps"]].max().max())  # room for the legend
-    left.legend(fontsize=8, frameon=False, loc="center right")
-    plot_coverage(right, summary, split)
-    right.legend(fontsize=8, frameon=False)
+    """Errors of each method, and coverage against width; dotted lines are the nominal levels.
+
+    Args:
+        summary: of `fitting.evaluation.summary`; a row of panels for each of its ladders or
+            splits.  Losses are drawn only if it has no accuracies.
+    """
+    by = "ladder" if "ladder" in summary else "split"
+    kind = next(kind for kind in KINDS if (summary["kind"] == kind).any())
+    drawn = summary[summary["kind"] == kind]
+    groups = list(drawn[by].unique())
+    fig = Figure(figsize=(10, 0.4 + 3.4 * len(groups)), layout="constrained")
+    axes = fig.subplots(len(groups), 2, squeeze=False)
+    for (left, right), name in zip(axes, groups, strict=True):
+        plot_errors(left, drawn[drawn[by] == name])
+        plot_coverage(right, drawn[drawn[by] == name])
+        left.set_title(f"Held-out runs, {name}")
+        right.set_title("Coverage")
+    unit = "points of accuracy" if kind == "acc" else "percent of the loss"
+    axes[-1, 0].set(xlabel=f"{unit} (less is better)")
+    axes[-1, 1].set(xlabel=f"mean width, {unit}")
+    axes[0, 0].legend(fontsize=8, frameon=False, loc="center right")
+    axes[0, 1].legend(fontsize=8, frameon=False)
     return fig
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from fitting import io
-from fitting.evaluation import backtest
+from fitting.evaluation import summary as summaries
 from fitting.forecast.diagnose import not_identified, warnings
 from fitting.forecast.predict import TaskForecast, to_frame
 from fitting.report import charts, page, plots
@@ -40,7 +40,10 @@ def _cells(row: dict, values: list[float], decimals: int, error: str) -> list[st
 
 
 def summary(predictions: pd.DataFrame) -> list[str]:
-    """Lines of text: each target's mean error over tasks; each level's hits and mean width."""
+    """Lines of text: each target's mean error over tasks; each level's hits and mean width.
+
+    Lines on accuracies come first, then those on losses of texts.
+    """
     measured = predictions.dropna(subset=["actual"])
     lines = []
     for target, group in measured.drop_duplicates(["task", "target"]).groupby("target", sort=False):
@@ -53,6 +56,25 @@ def summary(predictions: pd.DataFrame) -> list[str]:
         lines.append(
             f"{hits} of {len(group)} measured values lie in their {level:.0%} intervals, "
             f"of mean width {width:.1f} points"
+        )
+    return lines + _summary_of_texts(predictions)
+
+
+def _summary_of_texts(predictions: pd.DataFrame) -> list[str]:
+    """Errors and widths of the losses of texts, which have no accuracy, in percent."""
+    measured = predictions[predictions["pred"].isna()].dropna(subset=["actual_loss"])
+    lines = []
+    for target, group in measured.drop_duplicates(["task", "target"]).groupby("target", sort=False):
+        error = 100 * (group["pred_loss"] / group["actual_loss"] - 1).abs().mean()
+        texts = f"over {len(group)} text{'s' if len(group) > 1 else ''}"
+        lines.append(f"{target}: mean error of the loss {error:.2f}% {texts}")
+    for level, group in measured.groupby("level"):
+        actual = group["actual_loss"]
+        hits = int(((group["loss_lo"] <= actual) & (actual <= group["loss_hi"])).sum())
+        width = 100 * ((group["loss_hi"] - group["loss_lo"]) / group["pred_loss"]).mean()
+        lines.append(
+            f"{hits} of {len(group)} measured losses of texts lie in their {level:.0%} intervals, "
+            f"of mean width {width:.1f}%"
         )
     return lines
 
@@ -78,9 +100,10 @@ def write(
         held_out: cells of a backtest inside the training runs, if one was made.
     """
     drawn = charts.of_forecasts(forecasts, controls)
-    tested = None if held_out is None or held_out.empty else backtest.summary(held_out)
-    if tested is not None:
-        drawn["backtest"] = charts.backtest(tested)
+    tested = None
+    if held_out is not None and len(held_out):
+        tested = summaries.summary(held_out, "split")
+        drawn["backtest"] = charts.backtest(summaries.summary(held_out))
     texts = [f for f in forecasts if "acc" not in f.columns]
     if texts:
         drawn["curves"] = plots.loss_curves(measurements, *texts[0].columns["loss"])
@@ -145,21 +168,25 @@ def _sections(
         page.Section("Made from", table=[["", ""], *([k, v] for k, v in provenance.items())]),
     ]  # fmt: skip
     if tested is not None:
-        sections.insert(2, _backtest_section(tested))
+        sections[2:2] = _backtest_sections(tested)
     if controls:
         sections.insert(2, _control_section(controls))
     return sections
 
 
-def _backtest_section(tested: pd.DataFrame) -> page.Section:
-    return page.Section(
-        "Backtest",
-        ["The methods, tested on runs that were fitted above: the largest sizes are left out in "
-         "turn and forecast from the smaller ones.  MAE, CRPS and interval score are in points of "
-         "accuracy, less is better; a 95 % interval should hold 95 % of the time."],
-        backtest.table_cells(tested),
-        {"backtest.png": "Errors of each method, and its intervals' coverage against width"},
-    )  # fmt: skip
+def _backtest_sections(tested: pd.DataFrame) -> list[page.Section]:
+    """One section for accuracies, with the figure, and one for losses."""
+    text = (
+        "The methods, tested on runs that were fitted above: the largest sizes are left out in "
+        "turn and forecast from the smaller ones.  Of MAE, CRPS and interval score less is better; "
+        "a 95 % interval should hold 95 % of the time."
+    )
+    shows = "Errors of each method, and its intervals' coverage against width"
+    return [
+        page.Section(f"Backtest: {words}", [text] if i == 0 else [], cells,
+                     {"backtest.png": shows} if i == 0 else {})
+        for i, (words, cells) in enumerate(summaries.tables(tested).items())
+    ]  # fmt: skip
 
 
 def _control_section(controls: Sequence[TaskForecast]) -> page.Section:

@@ -11,25 +11,29 @@ from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
 from ladder_jax.cli.forecasts import FEATURES, METHODS, chances
-from ladder_jax.cli.parsing import AddCommand, add_chance
+from ladder_jax.cli.parsing import AddCommand, add_chance, add_train, positive
 
 
 def add(command: AddCommand) -> None:
     """Adds backtest and next."""
     sub = command(
         "backtest", backtest,
-        "Hold out the ladder's larger sizes, forecast them with every method, compare the errors.",
+        "Hold out larger sizes of ladders, forecast them with every method, compare the errors.",
         "ladder backtest --measurements measurements.csv --train '190M-*' '370M-*' '760M-*' "
         "'1.3B-*' \\\n    --methods laplace bootstrap --out backtest.csv",
     )  # fmt: skip
-    sub.add_argument("--measurements", required=True, metavar="FILE")
-    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                     help="shell patterns of the ladder's runs, of three sizes or "
-                          "more")  # fmt: skip
+    sub.add_argument("--measurements", required=True, nargs="+", metavar="FILE",
+                     help="a table for each ladder, which the file names")  # fmt: skip
+    add_train(sub, "shell patterns of the ladders' runs, of three sizes or more (default: all)",
+              default=["*"])  # fmt: skip
     sub.add_argument("--tasks", nargs="+", default=["main"], metavar="LABEL",
-                     help="task labels; main: the paper's eight tasks (default)")  # fmt: skip
+                     help="task labels; main: the paper's eight tasks (default); all: every task "
+                          "and text that all runs of a ladder have")  # fmt: skip
     sub.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS,
                      help="default: all")  # fmt: skip
+    sub.add_argument("--splits", type=positive, metavar="K",
+                     help="at most K splits of a ladder (default: all of up to five sizes, four of "
+                          "more)")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--feature", choices=FEATURES, help="default: the method's own")
     sub.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
@@ -47,8 +51,7 @@ def add(command: AddCommand) -> None:
         "--target 7B-4T --flops 1e21",
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
-    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                     help="shell patterns of run names")  # fmt: skip
+    add_train(sub, "shell patterns of run names")
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                      help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS]")  # fmt: skip
     sub.add_argument("--flops", dest="budget", required=True, type=float, metavar="BUDGET",
@@ -65,69 +68,96 @@ def add(command: AddCommand) -> None:
 
 
 def backtest(args: argparse.Namespace) -> None:
-    """Forecasts the ladder's larger sizes with every method and prints the errors."""
+    """Forecasts the larger sizes of ladders with every method and prints the errors."""
     _check_output(args.out, "--out", ".csv", args.measurements)
-    frame, problems = table.read(args.measurements)
-    show.problems(problems, args.strict)
+    tables = _read_tables(args.measurements, args.strict)
     _keep_compiled()
-    import pandas as pd
-
-    from fitting.evaluation import backtest
+    from fitting.evaluation import backtest, ladders, summary
     from fitting.forecast import ForecastSpec
-    from fitting.observations import select
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
-    settings = {"inputs": args.inputs, "feature": args.feature, "chance": known}
-    methods = {
-        name: ForecastSpec(tasks=args.tasks, method=name, **settings)
-        for name in dict.fromkeys(args.methods)
-    }
-    runs = select.select_runs(frame, args.train)
-    backtest.check_targets(frame, runs, args.targets)
-    cells, failures = backtest.run(frame, args.train, methods)
-    parts = [cells]
-    if args.targets:  # last, so that methods are compared without them
-        split = backtest.Split(runs, args.targets)
-        last, more = backtest.score(frame, {backtest.TARGETS: split}, methods)
-        parts, failures = [cells, last], failures + more
-    io.write_csv(pd.concat(parts, ignore_index=True), args.out)
-    summary = backtest.summary(cells)
-    show.columns(backtest.table_cells(summary))
-    print("\nmean error by task, points")
-    show.columns(backtest.task_cells(backtest.by_task(cells)))
-    if args.targets:
-        print(f"\nscored once, from all training runs: {', '.join(args.targets)}")
-        show.columns(backtest.table_cells(backtest.summary(parts[-1])))
+    settings = {"inputs": args.inputs, "feature": args.feature}
+    methods = {name: ForecastSpec(method=name, **settings) for name in dict.fromkeys(args.methods)}
+    tested = ladders.ladders_of(
+        tables, args.train, args.exclude, args.tasks, known, list(dict.fromkeys(args.targets))
+    )
+    trials = backtest.plan(tested, methods, args.splits)
+    for ladder in tested:
+        if ladder.incomplete:
+            missed = ", ".join(ladder.incomplete)
+            print(f"note: {ladder.name}: some runs lack these, so they are left out: {missed}")
+    cells, failures = backtest.run(trials)
+    io.write_csv(cells, args.out)
+    by = "ladder" if len(tested) > 1 else "split"
+    of_targets = cells["split"] == backtest.TARGETS
+    _print_scores(summary.tables(summary.summary(cells[~of_targets], by)))
+    errors = {kind: summary.by_task(cells[~of_targets], kind) for kind in summary.KINDS}
+    _print_scores(
+        {
+            f"mean error by task: {summary.KINDS[kind]}": summary.task_cells(of_kind)
+            for kind, of_kind in errors.items()
+            if of_kind["task"].nunique() > 1
+        }
+    )
+    if of_targets.any():
+        names = ", ".join(cells.loc[of_targets, "target"].unique())
+        print(f"scored once, from all training runs: {names}")
+        _print_scores(summary.tables(summary.summary(cells[of_targets], by)))
     for text in failures:
         print(f"note: {text}")
     print(args.out)
     if args.figures:
-        _draw(charts.backtest(summary), Path(args.figures) / "backtest.png")
+        figure = charts.backtest(summary.summary(cells[~of_targets]))
+        _draw(figure, Path(args.figures) / "backtest.png")
+
+
+def _read_tables(paths: list[str], strict: bool) -> dict[str, Any]:
+    """Tables by the stems of their files' names."""
+    tables = {}
+    for path in paths:
+        name = Path(path).stem
+        if name in tables:
+            raise InputError(f"`measurements`: two files are named {name}: rename one")
+        frame, problems = table.read(path)
+        show.problems(problems, strict)
+        tables[name] = frame
+    return tables
+
+
+def _print_scores(tables: dict[str, list[list[str]]]) -> None:
+    """Prints tables under their titles, each with an empty line after it."""
+    for title, rows in tables.items():
+        print(title)
+        show.columns(rows)
+        print()
 
 
 def next_run(args: argparse.Namespace) -> None:
     """Prints which run to train next for the narrowest forecasts of the targets."""
-    _check_output(args.out, "--out", ".csv", args.measurements)
-    _check_output(args.figure, "--figure", ".png", args.measurements)
+    _check_output(args.out, "--out", ".csv", [args.measurements])
+    _check_output(args.figure, "--figure", ".png", [args.measurements])
     frame, problems = table.read(args.measurements)
     show.problems(problems, args.strict)
     _keep_compiled()
     from fitting.advise import next_run as advice
     from fitting.forecast import ForecastSpec
+    from fitting.observations import select
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
-    spec = ForecastSpec(args.train, args.targets, args.tasks, chance=known)
+    train = select.train_patterns(frame, args.train, args.exclude)
+    spec = ForecastSpec(train, args.targets, args.tasks, chance=known)
     found = advice.advise(frame, spec, args.budget, args.candidates)
     if args.out:
         io.write_csv(found.rows, args.out)
+    unit = "percent of the loss" if found.of_losses else "points"
     show.columns(_cells(found.rows))
-    print(f"now: intervals of {100 * found.now:.2f} points on average")
+    print(f"now: intervals of {100 * found.now:.2f} {unit} on average")
     if found.chosen:
         print(
             f"best within {args.budget:.3g} FLOPs: {', '.join(found.chosen)}, "
-            f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} points"
+            f"{found.cost:.3g} FLOPs, to {100 * found.after:.2f} {unit}"
         )
     else:
         print(f"no affordable run narrows the intervals by {advice.WORTHWHILE:.0%}")
@@ -154,12 +184,12 @@ def _cells(rows: Any) -> list[list[str]]:
     return cells
 
 
-def _check_output(name: str | None, flag: str, suffix: str, measurements: str) -> None:
+def _check_output(name: str | None, flag: str, suffix: str, measurements: list[str]) -> None:
     if name is None:
         return
     if Path(name).suffix != suffix:
         raise InputError(f"{flag} {name!r} must end in {suffix}")
-    if Path(name).resolve() == Path(measurements).resolve():
+    if Path(name).resolve() in [Path(path).resolve() for path in measurements]:
         raise InputError(f"{flag} is the measurements: name another file")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from fitting import io, table
 from fitting.errors import InputError
 from ladder_jax.cli import show
-from ladder_jax.cli.parsing import AddCommand, add_chance
+from ladder_jax.cli.parsing import AddCommand, add_chance, add_train, in_flags
 
 METHODS = ("bayes", "laplace", "bootstrap", "least-squares", "paper")
 FEATURES = ("bpb", "task_ce", "choice_prob", "lm_loss")
@@ -24,8 +24,7 @@ def add(command: AddCommand) -> None:
         "'1.3B-*' \\\n    --target 7B-4T 13B-5T --out predictions.csv",
     )  # fmt: skip
     sub.add_argument("--measurements", required=True, metavar="FILE")
-    sub.add_argument("--train", required=True, nargs="+", metavar="PATTERN",
-                     help="shell patterns of run names")  # fmt: skip
+    add_train(sub, "shell patterns of run names")
     sub.add_argument("--target", dest="targets", required=True, nargs="+", metavar="RUN",
                      help="run names, or NAME=N_PARAMS,N_TOKENS[,FLOPS] for a future "
                           "run")  # fmt: skip
@@ -99,6 +98,7 @@ def predict(args: argparse.Namespace) -> None:
 
     compilation.keep(cache_dir())
     from fitting.forecast import ForecastSpec, diagnose, predict
+    from fitting.observations import select
     from fitting.posterior import archive
     from fitting.report import charts
 
@@ -111,15 +111,17 @@ def predict(args: argparse.Namespace) -> None:
         "chance": known,
         "new_items": args.new_items,
     }
-    spec = ForecastSpec(args.train, args.targets, args.tasks, **settings)
+    train = select.train_patterns(frame, args.train, args.exclude)
+    spec = ForecastSpec(train, args.targets, args.tasks, **settings)
     forecasts = predict.forecast(frame, spec)
     predictions = predict.to_frame(forecasts)
     if args.lock:
-        _lock(forecasts, predictions, frame, args.train, settings, Path(args.out), held)
+        _lock(forecasts, predictions, frame, train, settings, Path(args.out), held)
     else:
         io.write_csv(predictions, args.out)
     show.predictions(predictions)
-    show.notes(diagnose.warnings(forecasts), len(forecasts))
+    notes = {in_flags(t, args.sub): of for t, of in diagnose.warnings(forecasts).items()}
+    show.notes(notes, len(forecasts))
     print(args.out)
     if args.fits:
         io.write_csv(diagnose.fits(forecasts), args.fits)
@@ -139,7 +141,7 @@ def chances(given: list[str], tasks: list[str]) -> dict[str, float]:
 
     Args:
         given: the texts.
-        tasks: the only tasks that they may name.
+        tasks: the only tasks that they may name, unless `all` is among them.
     """
     known = {}
     for text in given:
@@ -150,7 +152,7 @@ def chances(given: list[str], tasks: list[str]) -> dict[str, float]:
             known[task] = -1.0
         if not task or not 0 <= known[task] < 1:
             raise InputError(f"--chance {text!r}: write TASK=P with P from 0 to 1, as in boolq=.5")
-        if task not in tasks:
+        if task not in tasks and "all" not in tasks:
             raise InputError(f"--chance {text!r}: {task!r} is not among --tasks")
     return known
 

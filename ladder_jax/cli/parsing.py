@@ -32,6 +32,20 @@ def processes(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
 
 
+def add_train(sub: argparse.ArgumentParser, text: str, default: list[str] | None = None) -> None:
+    """Adds the flags that select the training runs: `--train`, and `--exclude` from these.
+
+    Args:
+        sub: parser of the command.
+        text: help of `--train`.
+        default: patterns without `--train`; None if the flag is required.
+    """
+    sub.add_argument("--train", required=default is None, default=default, nargs="+",
+                     metavar="PATTERN", help=text)  # fmt: skip
+    sub.add_argument("--exclude", nargs="+", action="extend", default=[], metavar="RUN",
+                     help="leave these runs out of --train (shell patterns)")  # fmt: skip
+
+
 def add_chance(sub: argparse.ArgumentParser) -> None:
     """Adds the flag for accuracies of guessing."""
     sub.add_argument("--chance", nargs="+", default=[], metavar="TASK=P",

@@ -63,6 +63,46 @@ def test_unknown_cells_stay_empty(tmp_path):
     assert ",,".join(["", ""]) in path.read_text()
 
 
+OPTIONAL = {"n_params_non_embedding": 900, "unique_tokens": 300, "batch_tokens": 512,
+            "d_model": 8, "n_layers": 2, "init": "a-1xC@3"}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_optional_columns_are_kept_where_a_table_has_them(tmp_path, ending):
+    path = tmp_path / f"m.{ending}"
+    table.write(frame(rows()).assign(**OPTIONAL, comment="dropped"), path)
+    back, problems = table.read(path)
+    assert problems == []
+    assert list(back.columns) == [*COLUMNS, *table.OPTIONAL_COLUMNS] == [*COLUMNS, *OPTIONAL]
+    assert back[list(OPTIONAL)].iloc[-1].to_dict() == OPTIONAL
+    assert back["unique_tokens"].dtype == "Int64"
+    some = frame(rows()).assign(unique_tokens=[300, *[None] * 5])
+    table.write(some, path)
+    back, _ = table.read(path)
+    assert list(back.columns) == [*COLUMNS, "unique_tokens"]
+    assert back["unique_tokens"].isna().sum() == 5
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "message"),
+    [
+        ("unique_tokens", "0", "unique_tokens is 0: leave it empty if unknown"),
+        ("batch_tokens", "2.5", "batch_tokens is 2.5: no integer"),
+        ("d_model", "wide", "d_model is 'wide': write a number"),
+        ("n_layers", "3", "n_layers is 3.0 where run 'a-1xC' began with 2.0"),
+        ("init", "b", "init is b where run 'a-1xC' began with a-1xC@3"),
+    ],
+)
+def test_optional_cells_are_checked(tmp_path, column, text, message):
+    path = tmp_path / "m.csv"
+    bad = frame(rows()).assign(**OPTIONAL).astype(object)
+    bad.loc[2, column] = text
+    bad.to_csv(path, index=False)
+    (problem,) = table.read(path).problems
+    assert problem.row == 4
+    assert message in str(problem)
+
+
 BAD = {
     "NaN": (cell(3, "value", "nan"), 3, "value is 'nan'"),
     "negative loss": (cell(4, "value", "-0.2"), 4, "bpb is -0.2: it cannot be negative"),

@@ -9,6 +9,8 @@ import pytest
 from fitting import table
 from fitting.advise import design, next_run, realised
 from fitting.advise.design import CandidateModel, JointPrediction
+from fitting.errors import InputError
+from fitting.forecast import ForecastSpec
 from fitting.laws import CHINCHILLA
 from fitting.observations import build
 from fitting.observations.preparation import POOLED
@@ -58,6 +60,24 @@ def test_conditioning_is_what_parameters_say(chosen):
         assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
 
 
+@pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
+def test_conditioning_of_losses_is_what_parameters_say(chosen):
+    whole = random_model(4)
+    nothing = dict.fromkeys(("accuracy", "slope", "f", "run_noise", "window_noise"))
+    o = CandidateModel(whole.joint._replace(**nothing), np.array([0, 1]), whole.extrapolation, 2, 1)
+    precision = np.eye(5)
+    for c, s in itertools.product(chosen, range(2)):
+        precision += (
+            np.outer(o.joint.loss[s, 2 + c], o.joint.loss[s, 2 + c]) / o.joint.loss_noise[s]
+        )
+    reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
+    for t, g in np.ndindex(2, 2):
+        expected = o.joint.loss[t, g] @ np.linalg.solve(precision, o.joint.loss[t, g])
+        expected += o.joint.loss_noise[t]
+        expected += (LOSS_DISCREPANCY * (o.extrapolation[g] - reached)) ** 2
+        assert o.variance(chosen)[t, g] == pytest.approx(expected, rel=1e-9)
+
+
 @pytest.mark.parametrize("budget", [0.5, 2.0, 4.0, 100.0])
 @pytest.mark.parametrize("exhaustive", [0, 10])
 def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
@@ -87,8 +107,8 @@ def frame():
     return planted(0, 0.004, 0.004)
 
 
-def observed(frame, runs, targets):
-    data = build.observe(frame, "t", runs, POOLED["bpb"], CHINCHILLA)
+def observed(frame, runs, targets, task="t"):
+    data = build.observe(frame, task, runs, POOLED["bpb"], CHINCHILLA)
     return build.with_targets(data, frame, targets)
 
 
@@ -126,6 +146,34 @@ def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
     assert (np.abs(np.log(expected / fitted)) < 1).all()
 
 
+def losses_of(frame):
+    """The table's losses as those of a text."""
+    return frame[frame["metric"] == "bpb"].assign(task="text", metric="lm_loss")
+
+
+def test_losses_alone_are_those_of_the_first_step(frame, small_model):
+    """The directions and the noise are those that a task with the same losses has."""
+    texts, runs = losses_of(frame), select_runs(frame, SMALL)
+    rest = [run for run in frame["run"].unique() if run not in (*runs, TARGET)]
+    targets = [parse_target(texts, run) for run in (TARGET, *rest)]
+    data = observed(texts, runs, targets, "text")
+    alone = design.candidate_model([data.observations], [data.targets], 1)
+    np.testing.assert_allclose(alone.joint.loss, small_model.joint.loss, rtol=1e-9)
+    np.testing.assert_allclose(alone.joint.loss_noise, small_model.joint.loss_noise, rtol=1e-9)
+    assert alone.joint.accuracy is None
+    widths = [alone.width(range(n)) for n in range(9)]
+    assert (np.diff(widths) <= 1e-12).all()
+    sd = np.sqrt(alone.variance([])[0, 0])
+    assert widths[0] == pytest.approx(2 * 1.959964 * sd)
+
+
+def test_losses_and_accuracies_are_not_advised_together(frame):
+    both = pd.concat([frame, losses_of(frame)])
+    spec = ForecastSpec(SMALL, [TARGET], ["t", "text"])
+    with pytest.raises(InputError, match="or for losses alone, as their widths cannot be added"):
+        next_run.advise(both, spec, 1e20)
+
+
 def test_costs_follow_the_runs_of_the_nearest_size(frame):
     known = frame[frame["run"] != TARGET].copy()
     large = known["size"] == "1e+09"
@@ -142,6 +190,14 @@ def test_candidates_are_what_has_not_been_trained(frame):
     found = next_run.untrained(known.replace({"run": {"2e+08-10xC": "long"}}))
     assert [c.name for c in found] == ["2e+08-20xC", "2e+08-40xC", "4e+08-20xC", "4e+08-40xC"]
     assert found[1].n_tokens == 20 * 2e8 * 40
+
+
+def test_sizes_without_a_label_are_candidates_once(frame):
+    known = frame[frame["run"].isin(select_runs(frame, SMALL))].assign(size="")
+    known["n_params"] = known["n_params"] + 1000 * known["multiple"]
+    found = next_run.untrained(known)
+    assert [c.name for c in found] == ["2e+08-20xC", "2e+08-40xC", "4e+08-20xC", "4e+08-40xC"]
+    assert found[0].n_params == 2e8 + 10_000
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +225,17 @@ def test_the_command_advises(folder, capsys):
     assert rows.index[rows["chosen"]].tolist() == ["8e+08-1xC"]
     assert "best within 2e+20 FLOPs: 8e+08-1xC, 7.68e+19 FLOPs, to " in printed
     assert (folder / "a.png").is_file()
+
+
+def test_the_command_advises_for_a_text(frame, tmp_path, capsys):
+    table.write(losses_of(frame), tmp_path / "m.csv")
+    assert command(tmp_path, "--tasks", "text", "--candidate", "8e+08-1xC", "1e+09-10xC") == 0
+    rows = pd.read_csv(tmp_path / "a.csv").set_index("run")
+    assert rows.index[0] == "1e+09-10xC"
+    assert (rows["shrinkage"] > 0).all()
+    printed = capsys.readouterr().out
+    assert "percent of the loss on average\n" in printed
+    assert "points" not in printed
 
 
 def test_no_affordable_run_is_reported(folder, capsys):

@@ -101,6 +101,27 @@ def test_a_locked_forecast_is_scored(folder, capsys):
     assert ours["actual_loss"].notna().all()
 
 
+def test_a_locked_loss_of_a_text_is_scored_alone(tmp_path, capsys):
+    frame = later()[lambda rows: rows["task"] == "text"]
+    table.write(frame[frame["run"] != TARGET], tmp_path / "m.csv")
+    table.write(frame, tmp_path / "later.csv")
+    assert predict(tmp_path, "--target", f"{TARGET}=7e9,4.2e12", "--tasks", "text") == 0
+    assert json.loads((tmp_path / "p.lock").read_text())["config"]["tasks"] == {
+        "text": {"loss": ["text", "lm_bpb"]}
+    }
+    capsys.readouterr()
+    assert score(tmp_path) == 0
+    (row,) = pd.read_csv(tmp_path / "scored.csv").to_dict("records")
+    actual = frame.loc[frame["run"] == TARGET, "value"].tail(5).mean()
+    assert row["actual_loss"] == pytest.approx(actual)
+    error = 100 * abs(row["pred_loss"] / actual - 1)
+    printed = capsys.readouterr().out
+    assert f"{TARGET}: mean error of the loss {error:.2f}% over 1 text\n" in printed
+    inside = int(row["loss_lo"] <= actual <= row["loss_hi"])
+    assert f"{inside} of 1 measured losses of texts lie in their 95% intervals" in printed
+    assert "mean error nan" not in printed
+
+
 def test_the_same_forecast_is_locked_again_and_another_is_refused(folder, capsys):
     before = contents(folder)
     assert predict(folder) == 0

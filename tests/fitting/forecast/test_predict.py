@@ -199,7 +199,7 @@ REFUSED = {
     "bad target": ({"targets": ["70B=7e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
     "target trained on": ({"targets": ["2e+08-1xC"]}, "`targets` 2e+08-1xC is also in `train`"),
     "no such task": ({"tasks": ["arc"]}, "task 'arc' is not in the table"),
-    "no such feature": ({"feature": "lm_loss"}, "run '2e+08-1xC' has no lm_loss of 'c4_en_val'"),
+    "no such feature": ({"feature": "lm_loss"}, "and 2 more have no lm_loss of 'c4_en_val'"),
     "feature without a law": ({"feature": "choice_prob"}, "`feature` choice_prob: the paper fits"),
     "level": ({"levels": [95]}, "`levels` 95: must lie between 0 and 1"),
     "too few runs": ({"train": ["2e*"]}, "4 runs cannot fit the 5 parameters"),
