@@ -250,8 +250,8 @@ def _needed(table: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> pd.Data
 
 
 def _n_items(final: pd.DataFrame, task: str) -> float:
-    lacking = _lacking(final, ["n_examples"])
-    select.refuse(lacking, f"fill it in for {task!r}, or leave out `new_items`")
+    lacking = final.loc[~(final["n_examples"] > 0), "run"].tolist()
+    select.refuse({f"no n_examples of {task!r}": lacking}, "fill it in, or leave out `new_items`")
     return float(final["n_examples"].min())
 
 

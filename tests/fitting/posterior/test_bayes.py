@@ -97,7 +97,7 @@ def test_new_items_widen_an_interval_by_their_sampling():
     assert width(new) > width(same)
     few = frame.assign(n_examples=50)
     assert width(forecast(few, new_items=True)) > 1.5 * width(same)
-    with pytest.raises(InputError, match="run 'r0' has no n_examples of 'task0'"):
+    with pytest.raises(InputError, match="and 3 more have no n_examples of 'task0'"):
         forecast(frame.assign(n_examples=np.nan), new_items=True)
     with pytest.raises(InputError, match="`new_items` needs `method`"):
         forecast(frame, method="least-squares", new_items=True)
