@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from fitting.io import write_atomically
 from fitting.posterior import calibration, sampler
-from fitting.posterior.sampler import Draws
+from fitting.posterior.draws import Draws, Model
 
 N_LADDERS = 200
 OUT = Path("calibration")
 
 
-def nuts(model: sampler.Model, arguments: tuple[np.ndarray, ...], seed: int) -> Draws:
+def nuts(model: Model, arguments: tuple[np.ndarray, ...], seed: int) -> Draws:
     """Samples two short chains, which are enough for ranks."""
     return sampler.run_nuts(model, arguments, seed, n_chains=2, n_warmup=400, n_draws=400)
 

@@ -40,7 +40,7 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     targets = [task.targets for task in tasks["bpb"]]
     for words, features in FEATURES.items():
         jax.clear_caches()
-        for cached in (sampler._chains, sampler._constrain):
+        for cached in (sampler._chains, draws._constrain):
             cached.cache_clear()
         start = time.process_time()
         found = {feature: bayes.fit(data[feature], sampler.nuts) for feature in features}

@@ -22,11 +22,19 @@ from numpyro.infer.util import constrain_fn
 
 from fitting.errors import InputError
 from fitting.observations.arrays import Observations, Targets
-from fitting.posterior import bayes, sampler
-from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
-from fitting.posterior.hierarchy import ANNEALED, Step1, Step2
+from fitting.posterior import bayes, laplace
+from fitting.posterior.bayes import (
+    ACCURACY_DISCREPANCY,
+    LEAST_LOSS_DISCREPANCY,
+    LOSS_DISCREPANCY,
+)
+from fitting.posterior.draws import flat_start, numerics
+from fitting.posterior.hierarchy import NOISE_DOF, Step1, Step2
 
 _HALF = 1.959964  # half a central 95 % interval of a normal, in standard deviations
+# Variances, for squared scales of Student t noise: that of a value to come, and that of a normal
+# observation that tells as much (the inverse of Fisher's information).
+_TO_COME, _OBSERVED = NOISE_DOF / (NOISE_DOF - 2), (NOISE_DOF + 3) / (NOISE_DOF + 1)
 
 
 class JointPrediction(NamedTuple):
@@ -34,26 +42,24 @@ class JointPrediction(NamedTuple):
 
     The arrays are numpy's, or JAX's while they are computed.  `loss` and `accuracy` hold directions
     F' dprediction / dparameter, where F is a factor of the posterior's covariance; inner products
-    of directions are covariances.  Where tasks are losses alone, all but `loss` and `loss_noise`
-    are None.
+    of directions are covariances.  What a law straight to accuracy, or a loss alone, does not have
+    is None.
 
     Attributes:
-        loss: directions of log losses, shape (S, M, P1); NaN where no mode was found.
+        found: whether the modes were found.
+        loss: directions of log losses, shape (S, M, P1).
+        loss_noise: squared scale of the noise of a run's log loss, shape (S,).
         accuracy: directions of accuracies at a given loss, shape (T, M, P2).
+        accuracy_noise: squared scale of the noise of a run's accuracy, shape (T,).
         slope: derivative of accuracy in log loss, shape (T, M).
-        f: accuracy, shape (T, M).
-        loss_noise: variance of a run's log loss, shape (S,).
-        run_noise: the part of the variance of a run's accuracy that its windows share, shape (T,).
-        window_noise: variance of one window's accuracy, shape (T,).
     """
 
-    loss: Any
-    accuracy: Any
-    slope: Any
-    f: Any
-    loss_noise: Any
-    run_noise: Any
-    window_noise: Any
+    found: Any
+    loss: Any = None
+    loss_noise: Any = None
+    accuracy: Any = None
+    accuracy_noise: Any = None
+    slope: Any = None
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,15 @@ class CandidateModel:
     Attributes:
         joint: predictions for the G targets, then the C candidates.
         of_task: index of each task's series, shape (T,).
-        extrapolation: ln of compute over the largest training run's, of targets and candidates,
-            shape (G + C,).
+        extrapolation: distance from the training runs, of targets and candidates, in e-folds, shape
+            (G + C,).
         n_targets: number of targets, G.
-        n_windows: number of windows of a candidate's checkpoints.
     """
 
     joint: JointPrediction
     of_task: np.ndarray
     extrapolation: np.ndarray
     n_targets: int
-    n_windows: int
 
     def variance(self, chosen: Sequence[int] = ()) -> np.ndarray:
         """Variance of each target's accuracy (or log loss) once the chosen are measured: (T, G).
@@ -85,22 +89,25 @@ class CandidateModel:
         picked = [self.n_targets + c for c in chosen]
         reached = max([0.0, *self.extrapolation[picked]])
         left = np.maximum(self.extrapolation[targets] - reached, 0.0)
-        of_loss = _conditional_variance(
-            joint.loss[self.of_task, targets],
-            joint.loss[:, picked],
-            np.repeat(joint.loss_noise, len(picked)),
-        )
-        noise = joint.loss_noise[self.of_task][:, None]
-        log_loss = of_loss + noise + (LOSS_DISCREPANCY * left) ** 2
+        of_law = 0.0
+        if joint.loss is not None:
+            noise = np.repeat(_OBSERVED * joint.loss_noise, len(picked))
+            of_law = _conditional_variance(
+                joint.loss[self.of_task, targets], joint.loss[:, picked], noise
+            )
         if joint.accuracy is None:
-            return log_loss
-        noise = joint.run_noise + joint.window_noise / self.n_windows
+            noise = joint.loss_noise[self.of_task][:, None]
+            off = (LOSS_DISCREPANCY * np.sqrt(noise) + LEAST_LOSS_DISCREPANCY) * left
+            return of_law + _TO_COME * noise + off**2
+        noise = joint.accuracy_noise[:, None]
         at_loss = _conditional_variance(
-            joint.accuracy[:, targets], joint.accuracy[:, picked], np.repeat(noise, len(picked))
+            joint.accuracy[:, targets],
+            joint.accuracy[:, picked],
+            np.repeat(_OBSERVED * joint.accuracy_noise, len(picked)),
         )
-        f, slope = joint.f[:, targets], joint.slope[:, targets]
-        at_loss = at_loss + (LOGIT_DISCREPANCY * left * f * (1 - f)) ** 2
-        return slope**2 * log_loss + at_loss + (joint.run_noise + joint.window_noise)[:, None]
+        through_loss = 0.0 if joint.slope is None else joint.slope[:, targets] ** 2 * of_law
+        off = ACCURACY_DISCREPANCY * np.sqrt(noise) * left
+        return through_loss + at_loss + _TO_COME * noise + off**2
 
     def width(self, chosen: Sequence[int] = ()) -> float:
         """Mean width of the targets' 95 % intervals once the chosen candidates are measured."""
@@ -158,11 +165,9 @@ def model_of(
         InputError: the sub-ladder's posterior has no mode.
     """
     one = JointPrediction(*(None if part is None else np.asarray(part)[at] for part in joint))
-    if not np.isfinite(one.loss).all():
+    if not one.found:
         raise InputError("no mode of the posterior was found: add runs to `train`")
-    n_windows = max(int(np.bincount(task.windows.run, minlength=1).max()) for task in data)
-    of_task = bayes.series_of(data).of_task
-    return CandidateModel(one, of_task, extrapolation, n_targets, n_windows)
+    return CandidateModel(one, bayes.series_of(data).of_task, extrapolation, n_targets)
 
 
 def joint_predictions(
@@ -180,33 +185,40 @@ def joint_predictions(
         from_prior: use the prior's covariance in place of the posterior's, at the same mode.
 
     Raises:
-        InputError: the law is of accuracy, or some tasks have an accuracy and others have none.
+        InputError: some tasks have an accuracy and others have none.
     """
     law = data[0].law
-    linked = [task.link is not None for task in data]
-    if law.of_accuracy or any(linked) != all(linked):
+    latent, linked = law.of_accuracy, [task.link is not None for task in data]
+    if not latent and any(linked) != all(linked):
         raise InputError(
-            "advice is for accuracies forecast in two steps, or for losses alone, as their widths "
-            "cannot be added: leave out the other `tasks`"
+            "advice is for accuracies, or for losses alone, as their widths cannot be added: leave "
+            "out the other `tasks`"
         )
-    series = bayes.series_of(data)
+    series, inputs = bayes.series_of(data), tuple(law.inputs)
     first = [list(series.of_task).index(s) for s in range(len(series.centre_y))]
     log_inputs = np.log([runs[t].inputs for t in first]) - series.centre_x[:, None]
-    with sampler.numerics():
+    with numerics():
         given = [jnp.asarray(weights, float)]
         if from_prior:  # the posterior of a ladder without runs
             given.append(jnp.zeros_like(given[0]))
-        of_runs = [_arguments1(series, present) for present in given]
-        step1 = _modes(Step1(tuple(law.inputs), True), *of_runs)
-        if all(linked):
-            of_windows = [_arguments2(data, series, present) for present in given]
-            step2 = _modes(Step2(True), *of_windows)
-            function = _predict(step1.model, step2.model, tuple(series.of_task.tolist()))
-            joint, found = function(*step1.at, *step2.at, log_inputs), step1.found & step2.found
-        else:
-            joint, found = _predict_losses(step1.model)(*step1.at, log_inputs), step1.found
-    parts = JointPrediction(*(part if part is None else np.asarray(part) for part in joint))
-    return parts._replace(loss=np.where(np.asarray(found)[:, None, None, None], parts.loss, np.nan))
+        if latent:
+            feature = _repeat(series.log_x[series.of_task], len(weights))
+            step2 = _modes(Step2(inputs), *_arguments2(data, feature, given))
+            joint = _latent(step2.model)(*step2.at, log_inputs[series.of_task])
+            return _in_numpy(joint._replace(found=step2.found))
+        step1 = _modes(Step1(inputs), *[_arguments1(series, present) for present in given])
+        if not all(linked):
+            joint = _losses(step1.model)(*step1.at, log_inputs)
+            return _in_numpy(joint._replace(found=step1.found))
+        feature = _at_modes(step1.model)(*step1.at, series.log_x)[:, series.of_task]
+        step2 = _modes(Step2(), *_arguments2(data, feature, given))
+        function = _both(step1.model, step2.model, tuple(series.of_task.tolist()))
+        joint = function(*step1.at, *step2.at, log_inputs)
+        return _in_numpy(joint._replace(found=step1.found & step2.found))
+
+
+def _in_numpy(joint: JointPrediction) -> JointPrediction:
+    return JointPrediction(*(part if part is None else np.asarray(part) for part in joint))
 
 
 class _Modes(NamedTuple):
@@ -214,8 +226,7 @@ class _Modes(NamedTuple):
 
     Attributes:
         model: of the step.
-        at: modes and factors of covariances, each with a leading axis B, and the arguments of the
-            model for one sub-ladder.
+        at: modes, factors of covariances and arguments of the model, each with a leading axis B.
         found: whether each mode was found, shape (B,).
     """
 
@@ -230,11 +241,10 @@ def _modes(
     prior: tuple[jax.Array, ...] | None = None,
 ) -> _Modes:
     """Modes and covariances; with arguments `prior`, the covariances are those of its modes."""
-    mode, factor, distance = sampler.modes(model, arguments)
+    mode, factor, distance = laplace.modes(model, arguments)
     if prior is not None:
-        factor = sampler.modes(model, prior).factor
-    one = tuple(a[0] for a in arguments)
-    return _Modes(model, (mode, factor, one), distance < sampler.STATIONARY)
+        factor = laplace.modes(model, prior).factor
+    return _Modes(model, (mode, factor, arguments), distance < laplace.STATIONARY)
 
 
 def _arguments1(series: bayes.Series, present: jax.Array) -> tuple[jax.Array, ...]:
@@ -244,14 +254,13 @@ def _arguments1(series: bayes.Series, present: jax.Array) -> tuple[jax.Array, ..
 
 
 def _arguments2(
-    data: Sequence[Observations], series: bayes.Series, present: jax.Array
-) -> tuple[jax.Array, ...]:
-    """Arguments of step 2, likewise."""
-    arrays = bayes.step2_arguments(data, series.centre_y[series.of_task])
-    x, accuracy, lr_fraction, windows, chance, chance_sd = (
-        _repeat(array, len(present)) for array in arrays
-    )
-    return x, accuracy, lr_fraction, windows * present[:, None, :, None], chance, chance_sd
+    data: Sequence[Observations], feature: jax.Array, given: Sequence[jax.Array]
+) -> list[tuple[jax.Array, ...]]:
+    """Arguments of step 2 for each of the given weights; `feature` has a leading axis B."""
+    n_runs = len(data[0].y)
+    _, accuracy, _, *rest = bayes.step2_arguments(data, np.asarray(feature[0]))
+    fixed = [_repeat(array, len(feature)) for array in (accuracy[:, :n_runs], *rest)]
+    return [(feature, fixed[0], present, *fixed[1:]) for present in given]
 
 
 def _repeat(array: np.ndarray, n: int) -> jax.Array:
@@ -259,51 +268,67 @@ def _repeat(array: np.ndarray, n: int) -> jax.Array:
 
 
 @functools.cache
-def _predict_losses(model: Step1) -> Callable:
-    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
-        directions = jax.jacobian(lambda theta: _log_loss(model, theta, arguments, log_inputs))
-        noise = jnp.exp(2 * _sites(model, mode, arguments)["log_sigma"])
-        return JointPrediction(directions(mode) @ factor, None, None, None, noise, None, None)
+def _at_modes(model: Step1) -> Callable:
+    """The law's log losses at the runs, for each sub-ladder at its mode: shape (B, S, R)."""
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, None)))
+    def one(mode, factor, arguments, log_inputs) -> jax.Array:
+        return model.log_loss(_sites(model, mode, arguments), log_inputs)
 
-
-def _log_loss(
-    model: Step1, theta: jax.Array, arguments: tuple[jax.Array, ...], log_inputs: jax.Array
-) -> jax.Array:
-    """Centred log losses of runs, shape (S, M), at one vector of parameters."""
-    p = _sites(model, theta, arguments)
-    return p["level"][:, None] + model.shape(p, log_inputs)
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
 
 
 @functools.cache
-def _predict(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
+def _losses(model: Step1) -> Callable:
+    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
+        def log_loss(theta: jax.Array) -> jax.Array:
+            return model.log_loss(_sites(model, theta, arguments), log_inputs)
+
+        noise = jnp.exp(2 * _sites(model, mode, arguments)["log_sigma"])
+        return JointPrediction(True, jax.jacobian(log_loss)(mode) @ factor, noise)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+
+
+@functools.cache
+def _latent(model: Step2) -> Callable:
+    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
+        def accuracy(theta: jax.Array) -> jax.Array:
+            return model.accuracy(_sites(model, theta, arguments), log_inputs)
+
+        noise = jnp.exp(2 * _sites(model, mode, arguments)["log_run_sd"])
+        directions = jax.jacobian(accuracy)(mode) @ factor
+        return JointPrediction(True, accuracy=directions, accuracy_noise=noise)
+
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+
+
+@functools.cache
+def _both(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
     tasks = np.array(of_task)
 
     def one(mode1, factor1, arguments1, mode2, factor2, arguments2, log_inputs) -> JointPrediction:
         def log_loss(theta: jax.Array) -> jax.Array:
-            return _log_loss(model1, theta, arguments1, log_inputs)
+            return model1.log_loss(_sites(model1, theta, arguments1), log_inputs)
 
         def accuracy(theta: jax.Array, log_x: jax.Array) -> jax.Array:
-            return model2.mean(_sites(model2, theta, arguments2), log_x, ANNEALED)
+            return model2.accuracy(_sites(model2, theta, arguments2), log_x)
 
         at = log_loss(mode1)[tasks]
-        f, slope = jax.jvp(lambda x: accuracy(mode2, x), (at,), (jnp.ones_like(at),))
+        _, slope = jax.jvp(lambda x: accuracy(mode2, x), (at,), (jnp.ones_like(at),))
         p1, p2 = _sites(model1, mode1, arguments1), _sites(model2, mode2, arguments2)
         return JointPrediction(
+            True,
             jax.jacobian(log_loss)(mode1) @ factor1,
-            jax.jacobian(accuracy)(mode2, at) @ factor2,
-            slope,
-            f,
             jnp.exp(2 * p1["log_sigma"]),
+            jax.jacobian(accuracy)(mode2, at) @ factor2,
             jnp.exp(2 * p2["log_run_sd"]),
-            jnp.exp(2 * p2["log_window_sd"]),
+            slope,
         )
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, None, 0, 0, None, None)))
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, 0, 0, None)))
 
 
 def _sites(model: Step1 | Step2, theta: jax.Array, arguments: tuple[jax.Array, ...]) -> dict:
     """All sites of a model, deterministic ones included, at one vector of parameters."""
-    _, unravel = sampler.flat_start(model, arguments)
+    _, unravel = flat_start(model, arguments)
     return constrain_fn(model, arguments, {}, unravel(theta), return_deterministic=True)

@@ -17,10 +17,9 @@ import pandas as pd
 from fitting.advise import design
 from fitting.advise.design import CandidateModel
 from fitting.errors import InputError
+from fitting.forecast import parts
 from fitting.forecast.spec import ForecastSpec
-from fitting.laws import CHINCHILLA
-from fitting.observations import build, select
-from fitting.observations.preparation import POOLED
+from fitting.observations import select
 from fitting.observations.select import TargetRun
 from fitting.observations.sizes import sizes_of
 
@@ -70,9 +69,9 @@ def advise(
 
     Args:
         table: measurements, in the schema of `fitting.table`.
-        spec: runs, targets, tasks and chance.  Advice uses Laplace's approximation, the law of N
-            and D, two steps and bpb, whatever the method; other laws and features are refused.
-            Tasks are either all accuracies, or all losses of texts.
+        spec: runs, targets, tasks, feature, steps and chance.  Advice uses Laplace's approximation,
+            whatever the method, and the first of the ways to accuracy that the table allows (see
+            `fitting.forecast.parts`).  Tasks are either all accuracies, or all losses of texts.
         budget: FLOPs.
         candidates: in the form of targets; None for `untrained` sizes and multiples.
 
@@ -81,8 +80,8 @@ def advise(
     """
     if not (math.isfinite(budget) and budget > 0):
         raise InputError(f"`budget` {budget:g}: give a budget above 0")
-    if spec.fitted_law is not CHINCHILLA or spec.feature not in (None, "bpb"):
-        raise InputError("advice uses N, D and bpb: leave out `inputs`, `feature`, `law`")
+    if spec.inputs != "nd" or spec.law is not None:
+        raise InputError("advice uses N and D: leave out `inputs` and `law`")
     runs = select.select_runs(table, spec.train)
     if len(runs) < _FEWEST:
         raise InputError(f"{len(runs)} runs: `train` needs at least {_FEWEST} of them")
@@ -99,12 +98,12 @@ def advise(
     if not targets or not offered:
         raise InputError("no target or no candidate: name one in `targets` and `candidates`")
     everything = [with_flops(run, known) for run in (*targets, *offered)]
-    data = [
-        build.with_targets(task, table, everything)
-        for task in build.observe_tasks(
-            table, select.task_labels(spec.tasks), runs, POOLED["bpb"], CHINCHILLA, spec.chance
+    data = parts.prepare(table, replace(spec, targets=everything, method="laplace"))[0].data
+    if len(data) < len(select.task_labels(spec.tasks)):
+        raise InputError(
+            "advice is for accuracies, or for losses alone, as their widths cannot be added, and "
+            "through one feature that all tasks have: leave out the other `tasks`"
         )
-    ]
     model = design.candidate_model(
         [task.observations for task in data], [task.targets for task in data], len(targets)
     )

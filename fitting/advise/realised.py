@@ -120,7 +120,8 @@ def _in_batches(
     filled[: len(weights)] = weights
     batches = tqdm(np.split(filled, len(filled) // _BATCH), desc="ladders", unit="batch")
     parts = zip(*(joint_predictions(data, runs, batch) for batch in batches), strict=True)
-    return JointPrediction(*(np.concatenate(part)[: len(weights)] for part in parts))
+    joined = (None if p[0] is None else np.concatenate(p)[: len(weights)] for p in parts)
+    return JointPrediction(*joined)
 
 
 def _realised(
@@ -131,8 +132,7 @@ def _realised(
 ) -> np.ndarray:
     """Variances from each sub-ladder's own fit, shape (B, T, G)."""
     found = []
-    for i, (ahead, loss) in enumerate(zip(extrapolation, joint.loss, strict=True)):
-        known = np.isfinite(loss).all()
+    for i, (ahead, known) in enumerate(zip(extrapolation, joint.found, strict=True)):
         variance = model_of(data, joint, ahead, n_targets, i).variance() if known else np.nan
         found.append(np.broadcast_to(variance, (len(data), n_targets)))
     return np.array(found)

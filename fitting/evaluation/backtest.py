@@ -23,13 +23,11 @@ from fitting.errors import InputError
 from fitting.evaluation.ladders import MeasuredLadder
 from fitting.evaluation.splits import Split, splits
 from fitting.forecast import distribution, predict
-from fitting.forecast.methods import POOLING
+from fitting.forecast.parts import first_data, prepare
 from fitting.forecast.predict import TaskForecast
 from fitting.forecast.spec import ForecastSpec
-from fitting.laws import Law
-from fitting.observations import build, select
+from fitting.observations import select
 from fitting.observations.build import TaskData
-from fitting.observations.preparation import PAPER, POOLED, Preparation
 
 LEVELS = (0.5, 0.8, 0.95)
 COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
@@ -119,21 +117,14 @@ def _trials_of(
     trials = []
     for name, (train, held_out) in parts.items():
         table = select.without_early_evaluations(ladder.table, held_out)
-        targets = select.target_runs(table, held_out, train)
-        prepared: dict[tuple[Preparation, Law], tuple[TaskData, ...]] = {}
         for method, settings in methods.items():
             spec = replace(
                 settings, train=select.literal(train), targets=held_out, tasks=labels,
                 chance=ladder.chance, levels=LEVELS,
             )  # fmt: skip
-            known = PAPER if spec.method not in POOLING else POOLED
-            key = known[spec.feature or "bpb"], spec.fitted_law
-            if key not in prepared:
-                tasks = build.observe_tasks(table, labels, train, *key, ladder.chance)
-                data = tuple(build.with_targets(task, table, targets) for task in tasks)
-                _check_measured(name, data)
-                prepared[key] = data
-            trials.append(Trial(ladder.name, name, method, table, spec, prepared[key]))
+            data = tuple(first_data(prepare(table, spec)))
+            _check_measured(name, data)
+            trials.append(Trial(ladder.name, name, method, table, spec, data))
     return trials
 
 

@@ -37,11 +37,10 @@ def config_of(
 
     Returns:
         `settings`, `train`, and: `fitted`, names of runs; `targets`, name -> n_params, n_tokens,
-        flops and rate (learning-rate fraction); `tasks`, label -> `loss` or `acc` -> (task,
-        metric); names of the `law` and the `link`; `features` of a pooled posterior.
+        flops; `tasks`, label -> `loss` or `acc` -> (task, metric); names of the `law` and the
+        `link`; `features` of a pooled posterior.
     """
-    columns = ["run", "n_params", "n_tokens", "flops", "lr_fraction"]
-    targets = forecasts[0].measured[columns].rename(columns={"lr_fraction": "rate"})
+    targets = forecasts[0].measured[["run", "n_params", "n_tokens", "flops"]]
     observed = [forecast.data.observations for forecast in forecasts]
     link = next((task.link.name for task in observed if task.link is not None), None)
     return dict(settings) | {

@@ -12,7 +12,7 @@ import scipy.stats
 from fitting.forecast.cautions import CAUTIONS
 from fitting.forecast.predict import TaskForecast
 from fitting.laws.curves import predict
-from fitting.posterior.hierarchy import Step1, Step2
+from fitting.posterior.hierarchy import Step1
 from fitting.solve.fit import Fit
 
 _UNINFORMED = 0.7  # warns if posterior SD / prior SD exceeds it
@@ -23,7 +23,6 @@ _WORDS = {
     "log_exponent_n_tokens": "the exponent of tokens",
     "log_exponent_flops": "the exponent of compute",
     "log_steepness": "the steepness of accuracy in loss",
-    "slope": "the effect of the learning rate",
 }
 _FAR_OUT = 0.5  # warns if (distance beyond the fitted features) / (their range) exceeds it
 
@@ -94,10 +93,8 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     """
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
-        for feature, posterior in forecast.posteriors.items():
-            for problem in posterior.problems:
-                text = f"not converged ({feature}, {problem}): do not use"
-                notes.setdefault(text, []).append(forecast.task)
+        for text in _of_posteriors(forecast):
+            notes.setdefault(text, []).append(forecast.task)
         for text in [t for caution in CAUTIONS for t in caution(forecast)]:
             notes.setdefault(text, []).append(forecast.task)
         for text in _from_priors(forecast):
@@ -127,6 +124,28 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     return notes | _reach(forecasts)
 
 
+def _of_posteriors(forecast: TaskForecast) -> list[str]:
+    """What was used in place of a posterior that failed its checks, and why."""
+    found = []
+    failed = {name: p for name, p in forecast.posteriors.items() if p.problems}
+    for name, posterior in forecast.posteriors.items():
+        for step, draws in posterior.steps.items():
+            if draws.attempts and not draws.stats:
+                why = "; ".join(draws.attempts)
+                found.append(
+                    f"{step} through {name}: Laplace's approximation is used, as chains failed "
+                    f"their checks ({why})"
+                )
+        if name in failed:
+            used = (
+                f"the {forecast.method} is used"
+                if len(failed) == len(forecast.posteriors)
+                else "it is left out of the mixture"
+            )
+            found.append(f"{name}: no posterior was found ({failed[name].problems[0]}); {used}")
+    return found
+
+
 def _from_priors(forecast: TaskForecast) -> list[str]:
     """Warnings about quantities that a pooled forecast takes from its priors, not from the runs."""
     if not forecast.posteriors:
@@ -144,10 +163,9 @@ def not_identified(forecasts: Sequence[TaskForecast]) -> list[str]:
     """Sentences on quantities whose posterior is about as wide as their prior."""
     found = []
     for feature, posterior in (forecasts[0].posteriors if forecasts else {}).items():
-        steps = [(Step1(posterior.inputs).populations, posterior.step1)]
-        if posterior.step2 is not None:
-            steps.append((Step2().populations, posterior.step2))
-        for populations, draws in steps:
+        models = {"step 1": Step1(posterior.inputs), "step 2": posterior.model2}
+        for step, draws in posterior.steps.items():
+            populations = models[step].populations
             spread = draws.flat()["mean"].std(axis=0)
             for population, sd in zip(populations, spread, strict=True):
                 if sd > _UNINFORMED * population.wide and population.name in _WORDS:

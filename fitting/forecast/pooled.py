@@ -9,7 +9,7 @@ import numpy as np
 
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
 from fitting.observations.arrays import Observations, Targets
-from fitting.posterior import bayes, sampler
+from fitting.posterior import bayes, curves, laplace, sampler
 from fitting.posterior.bayes import Posterior
 
 
@@ -30,14 +30,15 @@ class PooledModel(FittedModel):
 
     def predict(self, targets: Sequence[Targets], p: np.ndarray) -> list[Prediction]:
         """See `FittedModel.predict`."""
-        drawn = bayes.predict(self.draws, self.observations, targets)
+        drawn = bayes.predict(self.draws, targets)
         predictions = []
-        for t, data in enumerate(self.observations):
-            first, second = np.quantile(drawn.loss[:, t], p, axis=0).T, None
+        for t in range(len(self.observations)):
+            loss = None if drawn.loss is None else np.quantile(drawn.loss[:, t], p, axis=0).T
+            accuracy = None
             if drawn.accuracy is not None and t in self.draws.linked:
-                accuracy = drawn.accuracy[:, self.draws.linked.index(t)]
-                second = np.quantile(accuracy, p, axis=0).T
-            predictions.append(Prediction.of(data.law, first, second))
+                own = drawn.accuracy[:, self.draws.linked.index(t)]
+                accuracy = np.quantile(own, p, axis=0).T
+            predictions.append(Prediction(loss, accuracy))
         return predictions
 
 
@@ -48,10 +49,10 @@ def fit_sampled(data: Sequence[Observations]) -> PooledModel:
 
 def fit_at_mode(data: Sequence[Observations]) -> PooledModel:
     """Approximates the posterior of `fitting.posterior.hierarchy` by a normal at its mode."""
-    return _fit(data, sampler.laplace)
+    return _fit(data, laplace.sample)
 
 
 def _fit(data: Sequence[Observations], sample: bayes.Sampler) -> PooledModel:
     draws = bayes.fit(data, sample)
-    tasks = tuple(FittedTask(*bayes.curves(draws, task, t)) for t, task in enumerate(data))
+    tasks = tuple(FittedTask(*curves.at_means(draws, task, t)) for t, task in enumerate(data))
     return PooledModel(tuple(data), tasks, draws)

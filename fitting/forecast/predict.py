@@ -1,7 +1,7 @@
 """Forecasts runs from a measurement table.
 
 For each task two steps are fitted and chained: N and D (or C) -> feature, and feature -> accuracy.
-Alternatively one step gives the accuracy directly.
+Alternatively one step gives the accuracy directly.  `fitting.forecast.parts` says which.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pandas as pd
 from fitting.errors import InputError
 from fitting.forecast.distribution import interval, mixture, probabilities
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
-from fitting.forecast.methods import METHODS, POOLING
+from fitting.forecast.methods import METHODS
+from fitting.forecast.parts import prepare
 from fitting.forecast.spec import ForecastSpec
 from fitting.laws import Law, Link
 from fitting.laws.curves import predict
 from fitting.observations import build, select
 from fitting.observations.build import TaskData
-from fitting.observations.preparation import PAPER, POOLED, TEXT_FEATURE
 from fitting.posterior.bayes import Posterior
 from fitting.solve.fit import Fit
 
@@ -44,8 +44,9 @@ class TaskForecast:
         rows: predictions in the pinned columns, a row per (target, level).
         p: probabilities of `quantiles`, shape (Q,).
         quantiles: predictive quantiles of each target, by `loss` and `acc`, shape (G, Q).
-        method: name of the method, with a remark if it failed its checks.
-        posteriors: posterior of each feature, shared by all tasks; empty for methods without one.
+        method: name of the method; bootstrap where all posteriors failed their checks.
+        posteriors: by what lies between the steps (see `parts.Part`), shared by the tasks that were
+            fitted together; empty for methods without one.
     """
 
     data: TaskData
@@ -82,6 +83,11 @@ class TaskForecast:
         """See `TaskData`."""
         return self.data.measured
 
+    @property
+    def sound(self) -> bool:
+        """Whether all posteriors passed their checks."""
+        return not any(posterior.problems for posterior in self.posteriors.values())
+
     def accuracy(self, x: np.ndarray) -> np.ndarray:
         """Forecast accuracy at law inputs of shape (..., I)."""
         first = predict(self.step1.curve, self.step1.theta, x)
@@ -101,30 +107,26 @@ def forecast(measurements: pd.DataFrame, spec: ForecastSpec) -> list[TaskForecas
     Raises:
         InputError: something is missing; the message is one line.
     """
-    for name in ("train", "targets"):
-        if not getattr(spec, name):
-            raise InputError(f"`{name}` names no run: give at least one")
-    runs = select.select_runs(measurements, spec.train)
-    targets = select.target_runs(measurements, spec.targets, runs)
-    labels = select.task_labels(spec.tasks)
-    pools = spec.method in POOLING
-    features = [spec.feature or "bpb"]
-    if spec.feature is None and pools:
-        features = _measured_features(measurements, runs)
-    parts = []
-    for feature in features:
-        preparation = (POOLED if pools else PAPER)[feature]
-        try:
-            data = [
-                build.with_targets(task, measurements, targets, spec.new_items)
-                for task in build.observe_tasks(
-                    measurements, labels, runs, preparation, spec.fitted_law, spec.chance
-                )
-            ]
-        except InputError as e:
-            raise InputError(f"{e}{' (or `feature` bpb)' if parts else ''}") from None
-        parts.append(of_tasks(data, spec.method, spec.levels, feature))
-    return parts[0] if len(parts) == 1 else _mixed(parts, spec.levels)
+    parts = prepare(measurements, spec)
+    made = [of_tasks(part.data, spec.method, spec.levels, part.feature) for part in parts]
+    of_task: dict[str, list[TaskForecast]] = {t: [] for t in select.task_labels(spec.tasks)}
+    for one in [one for part in made for one in part]:
+        of_task[one.task].append(one)
+    mixed = []
+    for task, each in of_task.items():
+        sound = [one for one in each if one.sound] or _resampled(measurements, spec, task) or each
+        posteriors = {name: p for one in each for name, p in one.posteriors.items()}
+        mixed.append(replace(_mixed(sound, spec.levels), posteriors=posteriors))
+    return mixed
+
+
+def _resampled(measurements: pd.DataFrame, spec: ForecastSpec, task: str) -> list[TaskForecast]:
+    """The bootstrap's forecast of a task, in place of posteriors that failed; none if it fails."""
+    try:
+        again = replace(spec, method="bootstrap", tasks=[task], new_items=False)
+        return forecast(measurements, again)
+    except InputError:
+        return []
 
 
 def of_tasks(
@@ -176,8 +178,7 @@ def of_model(
         if model.posterior is not None:
             if not all(np.isfinite(q).all() for q in one.quantiles.values()):
                 raise InputError(f"`method` {method} finds no finite forecast of {task.task!r}")
-            remark = f"{method} (not converged)" if model.posterior.problems else method
-            one = replace(one, method=remark, posteriors={feature: model.posterior})
+            one = replace(one, posteriors={feature: model.posterior})
         made.append(with_measured(with_levels(one, levels)))
     return made
 
@@ -222,31 +223,18 @@ def measured_cells(pred: float, actual: float, loss: float) -> dict[str, float]:
     return dict(zip(MEASURED_COLUMNS, (actual, error, relative, loss), strict=True))
 
 
-def _measured_features(table: pd.DataFrame, runs: Sequence[str]) -> list[str]:
-    """Features to fit: bits per byte, and the loss of a text if every run has it."""
-    text = POOLED[TEXT_FEATURE]
-    rows = table[(table["task"] == text.task) & (table["metric"] == text.metric)]
-    return ["bpb", TEXT_FEATURE] if set(runs) <= set(rows["run"]) else ["bpb"]
+def _mixed(forecasts: Sequence[TaskForecast], levels: Sequence[float]) -> TaskForecast:
+    """Mixes forecasts of one task's accuracy along different ways, with equal weights.
 
-
-def _mixed(parts: Sequence[list[TaskForecast]], levels: Sequence[float]) -> list[TaskForecast]:
-    """Mixes forecasts of accuracy from different features, with equal weights.
-
-    Losses, observations and curves are those of the first feature.  It is not known beforehand
-    which feature a target will follow; where the forecasts differ, their mixture is wide.
+    Losses, observations and curves are those of the first.  It is not known beforehand which way
+    a target will follow; where the forecasts differ, their mixture is wide.
     """
-    mixed = []
-    for same_task in zip(*parts, strict=True):
-        first = same_task[0]
-        quantiles = dict(first.quantiles)
-        if "acc" in quantiles:
-            each = [forecast.quantiles["acc"] for forecast in same_task]
-            quantiles["acc"] = mixture(first.p, each, [1.0] * len(each))
-        posteriors = {name: p for forecast in same_task for name, p in forecast.posteriors.items()}
-        method = max((forecast.method for forecast in same_task), key=len)  # the one with a remark
-        made = replace(first, quantiles=quantiles, posteriors=posteriors, method=method)
-        mixed.append(with_measured(with_levels(made, levels)))
-    return mixed
+    first = forecasts[0]
+    if len(forecasts) == 1:
+        return first
+    each = [forecast.quantiles["acc"] for forecast in forecasts]
+    quantiles = {**first.quantiles, "acc": mixture(first.p, each, [1.0] * len(each))}
+    return with_measured(with_levels(replace(first, quantiles=quantiles), levels))
 
 
 def _forecast_of(

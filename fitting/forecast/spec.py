@@ -7,11 +7,19 @@ from dataclasses import dataclass, field
 
 from fitting.errors import InputError
 from fitting.forecast.methods import METHODS, POOLING
-from fitting.laws import CHINCHILLA, COMPUTE_ONLY, SINGLE_STEP, Law
-from fitting.observations.preparation import PAPER
+from fitting.laws import (
+    CHINCHILLA,
+    COMPUTE_ONLY,
+    LATENT_COMPUTE,
+    LATENT_LOSS,
+    SINGLE_STEP,
+    Law,
+)
+from fitting.observations.preparation import PAPER, TEXT_FEATURE
 from fitting.observations.select import TargetRun
 
 LAW_OF_INPUTS = {"nd": CHINCHILLA, "c": COMPUTE_ONLY}
+LATENT_LAW = {"nd": LATENT_LOSS, "c": LATENT_COMPUTE}  # straight to accuracy, pooled
 STEPS = ("two", "one")
 
 
@@ -27,8 +35,11 @@ class ForecastSpec:
             in it, or `TargetRun`s.
         tasks: labels; `main` stands for the paper's eight.
         method: a name in `fitting.forecast.methods.METHODS`.
-        feature: `bpb` (default), `lm_loss` (C4) or `task_ce`; a single step has none.  If it is
-            None, the pooled methods mix bpb with C4 loss where every run has it.
+        feature: `bpb`, `lm_loss` or `task_ce`; a single step has none.  If it is None, the pooled
+            methods mix all ways to accuracy (see `fitting.forecast.parts`); the others use bpb or,
+            where no task has it, lm_loss.
+        feature_task: the text whose loss is the feature lm_loss.  If it is None: C4
+            (`c4_en_val`), or else the first text of which every run has the loss.
         inputs: `nd` for N and D, `c` for FLOPs.
         steps: `two`, or `one` for the single-step law.
         levels: of the predictive intervals, between 0 and 1.
@@ -45,6 +56,7 @@ class ForecastSpec:
     tasks: Sequence[str] = ("main",)
     method: str = "bayes"
     feature: str | None = None
+    feature_task: str | None = None
     inputs: str = "nd"
     steps: str = "two"
     levels: Sequence[float] = (0.95,)
@@ -61,10 +73,15 @@ class ForecastSpec:
         if not isinstance(self.chance, Mapping):
             raise InputError(f"`chance` is {self.chance!r}: give a dict, task -> accuracy")
         self._check_names()
-        if self.steps == "one" and (self.inputs != "nd" or self.feature is not None):
+        if self.steps == "one" and self.feature is not None:
+            raise InputError("`steps` one goes straight to accuracy: leave `feature` out")
+        if self.steps == "one" and self.inputs != "nd" and self.method not in POOLING:
             raise InputError(
-                "`steps` one goes from N and D to accuracy: leave `inputs` at nd, and `feature` out"
+                f"`steps` one of `method` {self.method} is a law of N and D: leave `inputs` at nd, "
+                f"or use {' or '.join(POOLING)}"
             )
+        if self.feature_task is not None and self.feature not in (None, TEXT_FEATURE):
+            raise InputError(f"`feature_task` names a text: leave `feature` at {TEXT_FEATURE}")
         for level in self.levels:
             if not 0 < level < 1:
                 raise InputError(f"`levels` {level}: must lie between 0 and 1")
@@ -91,4 +108,8 @@ class ForecastSpec:
     @property
     def fitted_law(self) -> Law:
         """The law that is fitted."""
-        return self.law or (SINGLE_STEP if self.steps == "one" else LAW_OF_INPUTS[self.inputs])
+        if self.law is not None:
+            return self.law
+        if self.steps == "two":
+            return LAW_OF_INPUTS[self.inputs]
+        return LATENT_LAW[self.inputs] if self.method in POOLING else SINGLE_STEP

@@ -17,7 +17,8 @@ import numpy as np
 
 INF = float("inf")
 TASK_BY_TASK = ("paper", "least-squares", "bootstrap")  # methods that can fit any law
-ALL_METHODS = ("bayes", "laplace", *TASK_BY_TASK)
+POOLED = ("bayes", "laplace")  # methods that fit all tasks together, with a model of their own
+ALL_METHODS = (*POOLED, *TASK_BY_TASK)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class Law(_Parameters):
         citation: paper and equation.
         of_accuracy: whether the law gives an accuracy, so that no link is needed.
         methods: names of the methods that can fit it.  The pooled methods, bayes and laplace, have
-            their own model, which contains only the laws of N and D and of compute alone.
+            their own model, which contains only the laws of N and D and of compute alone; they are
+            the only ones that do not take the logarithm of an accuracy.
     """
 
     name: str

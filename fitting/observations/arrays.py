@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from fitting.laws import Law, Link
-
-
-class Windows(NamedTuple):
-    """Means of checkpoints over windows of training; each array has shape (M,).
-
-    `run` is the index of the run; `lr_fraction`, the learning rate over its peak, is NaN where
-    unknown.
-    """
-
-    run: np.ndarray
-    feature: np.ndarray
-    accuracy: np.ndarray
-    lr_fraction: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -36,8 +22,9 @@ class Observations:
         run: index of the run of each of M checkpoints, shape (M,).
         feature: feature at each checkpoint, shape (M,).
         accuracy: accuracy at each checkpoint, shape (M,).
-        windows: means of checkpoints over windows that do not overlap.
+        final_accuracy: accuracy at the end of each run, shape (R,); NaN for a loss alone.
         chance: mean and standard deviation of the accuracy of guessing.
+        choices: whether the task is multiple choice, so that its greatest accuracy is 1.
     """
 
     law: Law
@@ -47,8 +34,9 @@ class Observations:
     run: np.ndarray
     feature: np.ndarray
     accuracy: np.ndarray
-    windows: Windows
+    final_accuracy: np.ndarray
     chance: tuple[float, float]
+    choices: bool
 
 
 @dataclass(frozen=True)
@@ -57,14 +45,12 @@ class Targets:
 
     Attributes:
         inputs: law inputs, shape (G, I).
-        extrapolation: ln of each target's compute over the largest training run's, at least 0,
-            shape (G,).
-        lr_fraction: learning rate at each target's end over its peak, NaN if unknown, shape (G,).
+        extrapolation: distance of each target from the training runs, in e-folds, shape (G,): of
+            compute beyond the largest run's, plus of tokens per parameter beyond their range.
         items: number of test items if they are newly drawn; infinite if the accuracy on the
             measured items is forecast.
     """
 
     inputs: np.ndarray
     extrapolation: np.ndarray
-    lr_fraction: np.ndarray
     items: float = math.inf

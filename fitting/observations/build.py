@@ -12,21 +12,20 @@ import pandas as pd
 
 from fitting.errors import InputError
 from fitting.laws import Law
+from fitting.laws.base import POOLED
 from fitting.observations import chance as chances
 from fitting.observations import preparation as prepare
 from fitting.observations import select
-from fitting.observations.arrays import Observations, Targets, Windows
+from fitting.observations.arrays import Observations, Targets
 from fitting.observations.preparation import Preparation
 from fitting.observations.select import TargetRun
 
 _CURVE = ("run", "size", "loss", "acc")
-_WINDOW = ("run", "loss", "acc", "lr_fraction")
-_TARGET = ("run", "n_params", "n_tokens", "flops", "lr_fraction", "unique_tokens")
+_TARGET = ("run", "n_params", "n_tokens", "flops", "unique_tokens")
 _MEASURED = (*_TARGET, "loss", "acc", "stale", "blurred")
 _TEXT = ("run", "size", "task", "metric")
 _READ = (
-    *_TEXT, "multiple", "n_params", "n_tokens", "flops", "lr", "lr_peak", "value", "n_examples",
-    "unique_tokens",
+    *_TEXT, "multiple", "n_params", "n_tokens", "flops", "value", "n_examples", "unique_tokens",
 )  # fmt: skip
 
 
@@ -43,10 +42,9 @@ class TaskData:
         final: one row per training run: run, size, multiple, n_params, n_tokens, flops, n_examples,
             unique_tokens (NaN if unknown), loss, acc.
         curve: one row per checkpoint used by step 2: run, size, loss, acc.
-        windows: one row per window of training: run, loss, acc, lr_fraction.
         chance: accuracy of guessing, None if unknown.
-        measured: one row per target: run, n_params, n_tokens, flops, lr_fraction, unique_tokens,
-            loss, acc (NaN if unmeasured), stale, blurred (see `select.measured_target`).
+        measured: one row per target: run, n_params, n_tokens, flops, unique_tokens, loss, acc (NaN
+            if unmeasured), stale, blurred (see `select.measured_target`).
         items: number of test items, see `Targets`.
     """
 
@@ -56,7 +54,6 @@ class TaskData:
     law: Law
     final: pd.DataFrame
     curve: pd.DataFrame
-    windows: pd.DataFrame
     chance: float | None
     measured: pd.DataFrame
     items: float = math.inf
@@ -69,12 +66,13 @@ class TaskData:
             InputError: an input of the law is missing, or the loss of a run is 0 (or its accuracy,
                 for a law of accuracy): laws are fitted to logarithms.
         """
-        final, curve, windows = self.final, self.curve, self.windows
+        final, curve = self.final, self.curve
         x = law_inputs(final, self.law, "train")
         y = final[next(iter(self.columns))]
-        what = f"{'an accuracy' if y.name == 'acc' else 'a loss'} of 0 for {self.task!r}"
-        zero = final.loc[~(y > 0), "run"].tolist()
-        select.refuse({what: zero}, "a law is fitted to its logarithm: leave out with `exclude`")
+        if y.name == "loss" or set(self.law.methods) - set(POOLED):
+            what = f"{'an accuracy' if y.name == 'acc' else 'a loss'} of 0 for {self.task!r}"
+            zero = final.loc[~(y > 0), "run"].tolist()
+            select.refuse({what: zero}, "its logarithm is fitted: leave out with `exclude`")
         index = {run: i for i, run in enumerate(final["run"])}
         return Observations(
             law=self.law,
@@ -84,11 +82,9 @@ class TaskData:
             run=curve["run"].map(index).to_numpy(int),
             feature=curve["loss"].to_numpy(float),
             accuracy=curve["acc"].to_numpy(float),
-            windows=Windows(
-                windows["run"].map(index).to_numpy(int),
-                *(windows[name].to_numpy(float) for name in _WINDOW[1:]),
-            ),
+            final_accuracy=final.reindex(columns=["acc"])["acc"].to_numpy(float),
             chance=chances.UNKNOWN if self.chance is None else (self.chance, 0.0),
+            choices=bool(self.chance),
         )
 
     @functools.cached_property
@@ -101,7 +97,6 @@ class TaskData:
         return Targets(
             inputs=law_inputs(self.measured, self.law, "targets"),
             extrapolation=_extrapolation(self.final, self.measured),
-            lr_fraction=self.measured["lr_fraction"].to_numpy(float),
             items=self.items,
         )
 
@@ -134,7 +129,7 @@ def observe(
     columns = select.columns_of(table, task, runs, preparation, two_steps=not law.of_accuracy)
     needed = _needed(table, columns)
     by_run = {str(run): rows for run, rows in needed.groupby("run", sort=False)}
-    finals, curves, windows = [], [], []
+    finals, curves = [], []
     lacking: dict[str, list[str]] = {}
     for run in runs:
         try:
@@ -148,7 +143,6 @@ def observe(
         if len(columns) == 2:
             kept = prepare.smoothed(found, preparation)
             curves.append(kept.assign(run=run, size=found["size"].iloc[-1]))
-            windows.append(prepare.window_means(found, preparation).assign(run=run))
     if finals:
         lacking |= _lacking(pd.DataFrame(finals), law.inputs)
     select.refuse(lacking, "fill it in, or leave out the task or, with `exclude`, the runs")
@@ -159,7 +153,6 @@ def observe(
         law=law,
         final=pd.DataFrame(finals),
         curve=pd.concat(curves or [pd.DataFrame(columns=_CURVE)], ignore_index=True),
-        windows=pd.concat(windows or [pd.DataFrame(columns=_WINDOW)], ignore_index=True),
         chance=chances.of_label(task) if chance is None else chance,
         measured=pd.DataFrame(columns=_MEASURED),
     )
@@ -256,13 +249,19 @@ def _n_items(final: pd.DataFrame, task: str) -> float:
 
 
 def _extrapolation(final: pd.DataFrame, targets: pd.DataFrame) -> np.ndarray:
-    """ln of compute over the largest run's; compute is FLOPs if all are known, else N D."""
+    """Distances of targets from the training runs, in e-folds; see `Targets`."""
     known = all((frame["flops"] > 0).all() for frame in (final, targets))
     trained, ahead = (
-        (frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float)
+        np.log((frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float))
         for frame in (final, targets)
     )
-    return np.maximum(0.0, np.log(ahead / trained.max()))
+    beyond = np.maximum(0.0, ahead - trained.max())
+    trained, ahead = (
+        np.log((frame["n_tokens"] / frame["n_params"]).to_numpy(float))
+        for frame in (final, targets)
+    )
+    outside = np.maximum(0.0, np.maximum(ahead - trained.max(), trained.min() - ahead))
+    return beyond + np.nan_to_num(outside)  # a law of compute may know no N and D
 
 
 def _measure(

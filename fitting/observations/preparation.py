@@ -25,7 +25,6 @@ MAIN_TASKS = (
     "openbookqa_test_rc_5shot",
 )  # the paper's eight, in its order
 TEXT_FEATURE = "lm_loss"  # the loss of one text, which all tasks share
-N_WINDOWS = 5  # greatest number of windows before the last one
 REACH = 0.15  # share of a run's tokens that an average may span
 
 
@@ -127,27 +126,6 @@ def smoothed(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFram
             )
             for name in ("loss", "acc")
         }
-    )
-
-
-def window_means(checkpoints: pd.DataFrame, preparation: Preparation) -> pd.DataFrame:
-    """Means of a run's checkpoints over windows that do not overlap: loss, acc, lr_fraction.
-
-    The last window holds the checkpoints of the run's observation of step 1, and the first
-    checkpoints are left out.  The part between them is divided into at most five windows of equal
-    length.
-    """
-    at = checkpoints["n_tokens"].to_numpy(float)
-    near = int(np.sum(at >= at[-1] - preparation.reach * at[-1]))
-    last = len(at) - min(preparation.final_window, near)
-    before = np.arange(min(math.ceil(preparation.skip * len(at)), last), last)
-    stretches = np.array_split(before, max(1, min(N_WINDOWS, len(before))))
-    peak = checkpoints["lr_peak"].where(checkpoints["lr_peak"] > 0)
-    lr_fraction = (checkpoints["lr"] / peak).to_numpy(float)
-    values = {"loss": checkpoints["loss"], "acc": checkpoints["acc"], "lr_fraction": lr_fraction}
-    windows = [w for w in (*stretches, np.arange(last, len(at))) if len(w)]
-    return pd.DataFrame(
-        {name: [np.mean(np.asarray(v, float)[w]) for w in windows] for name, v in values.items()}
     )
 
 

@@ -39,8 +39,6 @@ class TargetRun:
         n_params: parameters, counted as in the column of the measurement table.
         n_tokens: training tokens at the end.
         flops: training FLOPs; NaN if unknown.
-        lr_fraction: learning rate at the end over its peak.  If it is unknown (NaN), the value at
-            the end of the training runs is used.
         unique_tokens: tokens of the text that it reads, NaN if unknown; with more tokens than these
             it reads some of the text again.
     """
@@ -49,7 +47,6 @@ class TargetRun:
     n_params: float
     n_tokens: float
     flops: float
-    lr_fraction: float = math.nan
     unique_tokens: float = math.nan
 
 
@@ -194,10 +191,8 @@ def parse_target(table: pd.DataFrame, text: str, argument: str = "targets") -> T
     if not rows.empty:
         last = rows.iloc[int(np.argmax(rows["n_tokens"].astype(float).fillna(0)))]
         n_params, n_tokens, flops = (as_float(last[c]) for c in ("n_params", "n_tokens", "flops"))
-        peak = as_float(last["lr_peak"])
-        lr_fraction = as_float(last["lr"]) / peak if peak > 0 else math.nan
         unique_tokens = as_float(last.get("unique_tokens"))
-        return TargetRun(text, n_params, n_tokens, flops, lr_fraction, unique_tokens)
+        return TargetRun(text, n_params, n_tokens, flops, unique_tokens)
     name, given, numbers = text.partition("=")
     if not given:
         raise InputError(

@@ -1,39 +1,40 @@
 """The posterior of both steps, all tasks together, and forecasts drawn from it.
 
-The posterior predictive of a target holds the uncertainty of the parameters, the noise of runs
-and checkpoints, and a discrepancy: laws are approximations, whose error grows with the distance of
-a target from the runs.
+The posterior predictive of a target holds the uncertainty of the parameters, the noise of runs,
+and a discrepancy: laws are approximations, whose error grows with the distance of a target from the
+runs and does not shrink as runs are added.  Its size is counted in standard deviations of the
+ladder's own noise, as ladders whose runs scatter more about a law also leave it sooner.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from scipy.special import expit, logit
 
-from fitting.laws import Law, Link
 from fitting.observations.arrays import Observations, Targets
-from fitting.posterior import sampler
+from fitting.posterior.draws import Draws, numerics
 from fitting.posterior.hierarchy import (
-    ANNEALED,
     COMMON_SITES,
+    NOISE_DOF,
     Step1,
     Step2,
     check_law,
-    exponent_names,
 )
-from fitting.posterior.sampler import Draws
-from fitting.solve.fit import Curve, Fit, summarise
 
-# Discrepancy per e-fold of compute beyond the largest run, of a log loss and of a logit accuracy.
-# Chosen by held-in interval scores of the default mixture; no ladder is long enough to measure it.
-LOSS_DISCREPANCY, LOGIT_DISCREPANCY = 0.003, 0.01
+# Discrepancy per e-fold of extrapolation, as standard deviations: of accuracy, in those of a run's
+# noise; of log loss, likewise and absolute.  Chosen over public ladders, each by the scores of the
+# others: `python -m experiments.forecasts choose`.
+ACCURACY_DISCREPANCY = 1.5
+LOSS_DISCREPANCY, LEAST_LOSS_DISCREPANCY = 1.0, 0.006
 _NOISE_DRAWS = 5  # of residual noise, for each draw of parameters
 _SEED = 0
 _EDGE = 1e-9  # an accuracy's distance from 0 and 1 before its logit is taken
+_STEEPEST = 0.05  # least f (1 - f) by which an error of accuracy becomes one of its logit
+_PADDED = 16  # numbers of runs are multiples of it, so that few shapes are compiled
 
 Sampler = Callable[..., Draws]
 
@@ -41,6 +42,8 @@ Sampler = Callable[..., Draws]
 @dataclass(frozen=True)
 class Series:
     """Losses that are fitted together, each once, and which of them each task uses.
+
+    Without losses (a law straight to accuracy) there is one series of zeros.
 
     Attributes:
         log_x: centred inputs, shape (S, R, K).
@@ -64,35 +67,48 @@ class Posterior:
     Attributes:
         inputs: of the law.
         series: what step 1 was fitted to.
-        step1: its draws, a site per series.
-        step2: its draws, a site per task that has a link; None if no task has one.
-        linked: positions of the tasks that have a link.
+        step1: its draws, a site per series; None for a law straight to accuracy.
+        step2: its draws, a site per task with an accuracy; None if no task has one.
+        linked: positions of the tasks that have an accuracy.
     """
 
     inputs: tuple[str, ...]
     series: Series
-    step1: Draws
+    step1: Draws | None
     step2: Draws | None
     linked: tuple[int, ...]
 
     @property
+    def steps(self) -> dict[str, Draws]:
+        """The draws that there are, by step."""
+        both = {"step 1": self.step1, "step 2": self.step2}
+        return {step: draws for step, draws in both.items() if draws is not None}
+
+    @property
     def problems(self) -> tuple[str, ...]:
         """Why the posterior is not to be trusted; empty if it passed all checks."""
-        found = [f"step 1: {problem}" for problem in self.step1.problems]
-        if self.step2 is not None:
-            found += [f"step 2: {problem}" for problem in self.step2.problems]
-        return tuple(found)
+        return tuple(f"{step}: {text}" for step, d in self.steps.items() for text in d.problems)
+
+    @property
+    def attempts(self) -> tuple[str, ...]:
+        """What was tried before these draws, and why it was given up."""
+        return tuple(f"{step}: {text}" for step, d in self.steps.items() for text in d.attempts)
+
+    @property
+    def model2(self) -> Step2:
+        """The model of step 2."""
+        return Step2(self.inputs if self.step1 is None else ())
 
 
 class Drawn(NamedTuple):
     """Draws of what will be measured of G targets.
 
     Attributes:
-        loss: shape (draws, T, G).
-        accuracy: for the tasks with a link, shape (draws, T', G); None if no task has one.
+        loss: shape (draws, T, G); None for a law straight to accuracy.
+        accuracy: for the tasks that have one, shape (draws, T', G); None if no task has one.
     """
 
-    loss: np.ndarray
+    loss: np.ndarray | None
     accuracy: np.ndarray | None
 
 
@@ -101,7 +117,7 @@ def fit(data: Sequence[Observations], sample: Sampler, series: Series | None = N
 
     Args:
         data: of the tasks.
-        sample: `sampler.nuts` or `sampler.laplace`.
+        sample: `sampler.nuts` or `laplace.sample`.
         series: losses centred elsewhere than at their means.
 
     Raises:
@@ -111,53 +127,63 @@ def fit(data: Sequence[Observations], sample: Sampler, series: Series | None = N
     check_law(law)
     inputs = tuple(law.inputs)
     series = series or series_of(data)
-    known_spreads = sample is sampler.laplace
-    weight = np.ones(series.log_y.shape[1])
-    step1 = sample(Step1(inputs, known_spreads), (series.log_x, series.log_y, weight), _SEED)
-    linked = tuple(t for t, task in enumerate(data) if task.link is not None)
-    step2 = None
-    if linked:
-        arguments = step2_arguments([data[t] for t in linked], _centres(series, linked))
-        step2 = sample(Step2(known_spreads), arguments, _SEED + 10)
-    return Posterior(inputs, series, step1, step2, linked)
+    step1 = None
+    if not law.of_accuracy:
+        log_x, log_y = (_padded(values) for values in (series.log_x, series.log_y))
+        step1 = sample(Step1(inputs), (log_x, log_y, _weight(series)), _SEED)
+    linked = tuple(t for t, task in enumerate(data) if law.of_accuracy or task.link is not None)
+    posterior = Posterior(inputs, series, step1, None, linked)
+    if not linked:
+        return posterior
+    arguments = step2_arguments([data[t] for t in linked], feature_of(posterior)[list(linked)])
+    return replace(posterior, step2=sample(posterior.model2, arguments, _SEED + 10))
 
 
-def _centres(series: Series, tasks: Sequence[int]) -> np.ndarray:
-    return series.centre_y[series.of_task[list(tasks)]]
+def feature_of(posterior: Posterior) -> np.ndarray:
+    """Feature of step 2: the law's log losses at the runs (T, R), or log inputs (T, R, K)."""
+    series = posterior.series
+    if posterior.step1 is None:
+        return series.log_x[series.of_task]
+    return _log_loss(posterior, series.log_x).mean(axis=0)[series.of_task]
 
 
 def series_of(data: Sequence[Observations]) -> Series:
     """The series that tasks are fitted to: tasks with equal losses (those of a text) share one."""
+    losses = [np.ones(len(p.y)) if p.law.of_accuracy else p.y for p in data]
     found: dict[bytes, int] = {}
-    of_task = [found.setdefault(p.x.tobytes() + p.y.tobytes(), len(found)) for p in data]
+    keys = [p.x.tobytes() + y.tobytes() for p, y in zip(data, losses, strict=True)]
+    of_task = [found.setdefault(key, len(found)) for key in keys]
     first = [of_task.index(s) for s in range(len(found))]
-    log_x, log_y = np.log([data[t].x for t in first]), np.log([data[t].y for t in first])
+    log_x, log_y = np.log([data[t].x for t in first]), np.log([losses[t] for t in first])
     centre_x, centre_y = log_x.mean(axis=1), log_y.mean(axis=1)
     return Series(
         log_x - centre_x[:, None], log_y - centre_y[:, None], centre_x, centre_y, np.array(of_task)
     )
 
 
-def step2_arguments(data: Sequence[Observations], centre: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Arguments of `Step2`, padded to the run with the most windows; centre of shape (T,)."""
-    n_runs = len(data[0].y)
-    width = max(int(np.bincount(p.windows.run).max()) for p in data)
-    log_x, accuracy, lr_fraction, weight = (np.zeros((len(data), n_runs, width)) for _ in range(4))
-    for t, task in enumerate(data):
-        w = task.windows
-        place = np.arange(len(w.run)) - np.searchsorted(w.run, w.run)  # windows lie run by run
-        log_x[t, w.run, place] = np.log(w.feature) - centre[t]
-        accuracy[t, w.run, place] = w.accuracy
-        known = np.isfinite(w.lr_fraction)
-        lr_fraction[t, w.run, place] = np.where(known, w.lr_fraction, ANNEALED)
-        weight[t, w.run, place] = 1.0
+def step2_arguments(data: Sequence[Observations], feature: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Arguments of `Step2`, padded; `feature` of T tasks as `feature_of` gives it."""
+    accuracy = np.array([task.final_accuracy for task in data])
     chance, chance_sd = np.array([task.chance for task in data]).T
-    return log_x, accuracy, lr_fraction, weight, chance, chance_sd
+    choices = np.array([float(task.choices) for task in data])
+    weight = np.zeros(_padded(accuracy).shape[1])
+    weight[: accuracy.shape[1]] = 1.0
+    return _padded(feature), _padded(accuracy), weight, chance, chance_sd, choices
+
+
+def _padded(values: np.ndarray) -> np.ndarray:
+    """Values with zeros after the last run: shape (T, R', ...)."""
+    more = [(0, 0)] * values.ndim
+    more[1] = (0, -values.shape[1] % _PADDED)
+    return np.pad(values, more)
+
+
+def _weight(series: Series) -> np.ndarray:
+    return _padded(np.ones_like(series.log_y))[0]
 
 
 def predict(
     posterior: Posterior,
-    data: Sequence[Observations],
     targets: Sequence[Targets],
     features: np.ndarray | None = None,
 ) -> Drawn:
@@ -165,150 +191,74 @@ def predict(
 
     Args:
         posterior: as `fit` gives it.
-        data: the observations that were fitted, one per task.
-        targets: one per task, all of the same G runs.
+        targets: one per task that was fitted, all of the same G runs.
         features: measured features of the targets, shape (T, G), used in place of step 1's.
     """
     rng = np.random.default_rng(_SEED)
-    log_loss = _log_losses(posterior, targets, rng)
-    if features is not None:
-        log_loss = np.broadcast_to(np.log(features), log_loss.shape)
-    if posterior.step2 is None:
-        return Drawn(np.exp(log_loss), None)
-    linked = list(posterior.linked)
-    p = _repeated(posterior.step2)
-    centred = log_loss[:, linked] - _centres(posterior.series, linked)[:, None]
-    f = np.asarray(hill(p, centred))
-    ahead = [targets[t] for t in linked]
-    extrapolation = np.array([task.extrapolation for task in ahead])
-    noise = LOGIT_DISCREPANCY * extrapolation * rng.standard_normal(f.shape)
-    f = expit(logit(np.clip(f, _EDGE, 1 - _EDGE)) + noise)
-    lr_fraction = lr_fractions([data[t] for t in linked], ahead)
-    accuracy = f + p["slope"][..., None] * f * (1 - f) * (lr_fraction - ANNEALED)
-    variance = (np.exp(2 * p["log_window_sd"]) + np.exp(2 * p["log_run_sd"]))[..., None]
-    items = np.array([task.items for task in ahead])[:, None]
-    # Twice: the items of the runs were a sample too, which all runs share and the curve follows.
-    variance = variance + 2 * np.clip(accuracy * (1 - accuracy), 0.0, None) / items
-    accuracy = accuracy + np.sqrt(variance) * rng.standard_normal(f.shape)
-    return Drawn(np.exp(log_loss), np.clip(accuracy, 0.0, 1.0))
-
-
-def hill(p: Mapping[str, np.ndarray], log_x: np.ndarray) -> np.ndarray:
-    """`Step2.hill` in numpy: sites of shape (B, T), log_x (B, T, G)."""
-    floor, height, log_k = (p[n][..., None] for n in ("floor", "height", "log_steepness"))
-    return floor + (1 - floor) * expit(height - np.exp(log_k) * log_x)
-
-
-def shape(p: Mapping[str, np.ndarray], log_x: np.ndarray, inputs: Sequence[str]) -> np.ndarray:
-    """`Step1.shape` in numpy: sites of shape (B, S), log_x (S, G, K) -> (B, S, G)."""
-    floor = expit(p["logit_floor"])[..., None]
-    shares = shares_of(p, inputs)
-    falling = sum(
-        shares[..., k, None] * np.exp(-np.exp(p[name])[..., None] * log_x[..., k])
-        for k, name in enumerate(exponent_names(tuple(inputs)))
-    )
-    return np.log(floor + (1 - floor) * falling)
-
-
-def shares_of(p: Mapping[str, np.ndarray], inputs: Sequence[str]) -> np.ndarray:
-    """Shares of the terms, shape (..., K)."""
-    if len(inputs) == 1:
-        return np.ones((*p["logit_floor"].shape, 1))
-    share = expit(p["logit_share"])
-    return np.stack([share, 1 - share], axis=-1)
-
-
-def levels_of(p: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Draws of the level: those of Laplace, or, as NUTS integrates it out, drawn here."""
-    if "level_variance" not in p:
-        return p["level"]
-    return p["level"] + np.sqrt(p["level_variance"]) * rng.standard_normal(p["level"].shape)
-
-
-def _repeated(draws: Draws) -> dict[str, np.ndarray]:
-    return {name: np.tile(v, (_NOISE_DRAWS, 1)) for name, v in _by_task(draws).items()}
-
-
-def _by_task(draws: Draws) -> dict[str, np.ndarray]:
-    """Sites with one value per series or task, chains joined: shape (draws, T)."""
-    return {name: v for name, v in draws.flat().items() if name not in COMMON_SITES}
-
-
-def _log_losses(
-    posterior: Posterior, targets: Sequence[Targets], rng: np.random.Generator
-) -> np.ndarray:
-    """Draws of new runs' log losses, with their noise and the discrepancy: (draws, T, G)."""
-    series, p = posterior.series, _repeated(posterior.step1)
+    series = posterior.series
     first = [int(np.flatnonzero(series.of_task == s)[0]) for s in range(len(series.centre_y))]
     ahead = np.log([targets[t].inputs for t in first]) - series.centre_x[:, None]
-    mean = shape(p, ahead, posterior.inputs) + levels_of(p, rng)[..., None]
-    extrapolation = np.array([targets[t].extrapolation for t in first])
-    discrepancy = (LOSS_DISCREPANCY * extrapolation) ** 2
-    sd = np.sqrt(np.exp(2 * p["log_sigma"])[..., None] + discrepancy)
-    log_loss = mean + series.centre_y[:, None] + sd * rng.standard_normal(mean.shape)
-    return log_loss[:, series.of_task]
+    loss, feature = None, ahead[series.of_task]  # of a law straight to accuracy
+    if posterior.step1 is not None:
+        mean = _log_loss(posterior, ahead)
+        sd = np.exp(by_task(posterior.step1)["log_sigma"])[..., None]
+        distance = np.array([targets[t].extrapolation for t in first])
+        off = (LOSS_DISCREPANCY * sd + LEAST_LOSS_DISCREPANCY) * distance
+        values = _repeated(mean + series.centre_y[:, None])
+        noise = _repeated(sd) * rng.standard_t(NOISE_DOF, values.shape)
+        values = values + noise + _repeated(off) * rng.standard_normal(values.shape)
+        loss, feature = np.exp(values)[:, series.of_task], mean[:, series.of_task]
+    if features is not None:
+        feature = np.log(features) - series.centre_y[series.of_task][:, None]
+    if posterior.step2 is None:
+        return Drawn(loss, None)
+    linked = list(posterior.linked)
+    feature = feature[linked] if posterior.step1 is None else feature[..., linked, :]
+    return Drawn(loss, _accuracies(posterior, feature, [targets[t] for t in linked], rng))
 
 
-def lr_fractions(data: Sequence[Observations], targets: Sequence[Targets]) -> np.ndarray:
-    """Learning-rate fraction at each target's end, shape (T, G).
+def _accuracies(
+    posterior: Posterior, feature: np.ndarray, targets: Sequence[Targets], rng: np.random.Generator
+) -> np.ndarray:
+    """Draws of accuracies, with noise and discrepancy: shape (draws, T', G)."""
+    assert posterior.step2 is not None
+    p = by_task(posterior.step2)
+    with numerics():
+        f = _repeated(np.asarray(posterior.model2.accuracy(p, feature)))
+    f = np.clip(f, _EDGE, 1 - _EDGE)
+    sd = _repeated(np.exp(p["log_run_sd"])[..., None])
+    off = off_in_logit(f, sd, np.array([task.extrapolation for task in targets]))
+    accuracy = expit(logit(f) + off * rng.standard_normal(f.shape))
+    accuracy = accuracy + sd * rng.standard_t(NOISE_DOF, f.shape)
+    items = np.array([task.items for task in targets])[:, None]
+    if np.isfinite(items).any():
+        # Twice: the items of the runs were a sample too, which the curve follows.
+        accuracy = accuracy + np.sqrt(2 * f * (1 - f) / items) * rng.standard_normal(f.shape)
+    return np.clip(accuracy, 0.0, 1.0)
 
-    Where it is unknown, it is the mean over the ends of the training runs.
+
+def off_in_logit(f: np.ndarray, sd: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
+    """Standard deviation of the discrepancy of the logit of accuracies f, at a distance.
+
+    Args:
+        f: accuracies of the curve.
+        sd: scale of a run's noise, broadcast against f.
+        distance: from the runs, in e-folds (`Targets.extrapolation`).
     """
-    rows = []
-    for task, ahead in zip(data, targets, strict=True):
-        w = task.windows
-        ends = w.lr_fraction[np.append(np.flatnonzero(np.diff(w.run)), len(w.run) - 1)]
-        known = ends[np.isfinite(ends)]
-        usual = known.mean() if len(known) else ANNEALED
-        rows.append(np.where(np.isfinite(ahead.lr_fraction), ahead.lr_fraction, usual))
-    return np.array(rows)
+    return ACCURACY_DISCREPANCY * sd * distance / np.maximum(f * (1 - f), _STEEPEST)
 
 
-def curves(
-    posterior: Posterior, data: Observations, task: int
-) -> tuple[Fit[Law], Fit[Link] | None]:
-    """A task's law and link at the posterior's means, with the posterior's covariance."""
-    series, s = posterior.series, posterior.series.of_task[task]
-    p = {n: v[:, s] for n, v in _by_task(posterior.step1).items()}
-    log_level = series.centre_y[s] + p["level"]
-    floor = expit(p["logit_floor"])
-    theta = np.empty((len(floor), len(data.law.params)))
-    theta[:, -1] = np.exp(log_level) * floor
-    shares = shares_of(p, posterior.inputs)
-    for k, (scale, exponent, i) in enumerate(data.law.terms):
-        theta[:, exponent] = np.exp(p[exponent_names(posterior.inputs)[i]])
-        share = log_level + np.log((1 - floor) * shares[:, k])
-        theta[:, scale] = share + theta[:, exponent] * series.centre_x[s, i]
-    sd = float(np.exp(p["log_sigma"]).mean())
-    step1 = _fit_of(
-        data.law, theta, np.log(data.x), np.log(data.y), sd, not posterior.step1.problems
-    )
-    if posterior.step2 is None or task not in posterior.linked or data.link is None:
-        return step1, None
-    place = posterior.linked.index(task)
-    q = {n: v[:, place] for n, v in _by_task(posterior.step2).items()}
-    steepness = np.exp(q["log_steepness"])
-    half = np.exp(series.centre_y[s] + q["height"] / steepness)
-    sd = float(np.sqrt(np.exp(2 * q["log_run_sd"]) + np.exp(2 * q["log_window_sd"])).mean())
-    theta = np.stack([q["floor"], half, steepness], axis=-1)
-    converged = not posterior.step2.problems
-    windows = data.windows
-    return step1, _fit_of(data.link, theta, windows.feature, windows.accuracy, sd, converged)
+def _log_loss(posterior: Posterior, log_x: np.ndarray) -> np.ndarray:
+    """Draws of the law's centred log losses at log_x (S, G, K): shape (draws, S, G)."""
+    assert posterior.step1 is not None
+    with numerics():
+        return np.asarray(Step1(posterior.inputs).log_loss(by_task(posterior.step1), log_x))
 
 
-def _fit_of(
-    curve: Curve, theta: np.ndarray, x: np.ndarray, y: np.ndarray, sd: float, converged: bool
-) -> Fit[Curve]:
-    """A fit from draws `theta` of shape (B, P)."""
-    at = summarise(curve, theta.mean(axis=0), 0.0, x, y, converged)
-    covariance = np.cov(theta, rowvar=False)
-    scale = np.sqrt(np.diag(covariance))
-    spread = np.linalg.eigvalsh(covariance / np.outer(scale, scale))
-    return replace(
-        at,
-        objective=float(at.residual_sd**2 * at.dof),
-        covariance=covariance,
-        residual_sd=sd,
-        on_bound=(),
-        condition=float(np.sqrt(spread[-1] / max(spread[0], 1e-300))),
-    )
+def _repeated(values: np.ndarray) -> np.ndarray:
+    return np.tile(values, (_NOISE_DRAWS, *[1] * (values.ndim - 1)))
+
+
+def by_task(draws: Draws) -> dict[str, np.ndarray]:
+    """Sites with one value per series or task, chains joined: shape (draws, T)."""
+    return {name: v for name, v in draws.flat().items() if name not in COMMON_SITES}

@@ -1,75 +1,53 @@
-"""Draws from the posterior of a NumPyro model, by NUTS or by Laplace's approximation, and checks of
-them.
-
-Models are called with arrays alone, so that one compilation serves all tables of one shape.
-"""
+"""Draws from the posterior of a NumPyro model by NUTS, and checks of them."""
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-from jax.flatten_util import ravel_pytree
-from numpyro.distributions import biject_to
 from numpyro.infer.hmc import HMCState, hmc
-from numpyro.infer.util import constrain_fn, potential_energy
+from numpyro.infer.util import potential_energy
+
+from fitting.posterior import laplace
+from fitting.posterior.draws import Draws, Model, flat_start, named, numerics
+from fitting.posterior.laplace import Modes
 
 N_CHAINS, N_WARMUP, N_DRAWS = 4, 400, 700
 MAX_R_HAT, MIN_ESS, MAX_DIVERGENT, MIN_BFMI = 1.01, 400.0, 0.002, 0.3
-_CAREFUL = 0.98  # target acceptance of the second attempt, if the first fails its checks
+_LONGER, _CAREFUL = 3, 0.98  # chains' length and target acceptance of the second attempt
+_NEAR = 1.03  # r_hat below which longer chains may pass
 _MAX_DEPTH = 8
-_JITTER = 0.1  # of the chains' starts about the prior's mean, in unconstrained coordinates
-_MAX_NEWTON = 150
-STATIONARY = 1e-3  # distance from a mode, in posterior standard deviations
-
-Model = Callable[..., None]
-
-
-@contextlib.contextmanager
-def numerics() -> Iterator[None]:
-    """float64 on the CPU, and broadcasting between ranks, which NumPyro's distributions need."""
-    cpu = jax.local_devices(backend="cpu")[0]  # other processors would draw other numbers
-    with jax.enable_x64(), jax.numpy_rank_promotion("allow"), jax.default_device(cpu):
-        yield
-
-
-@dataclass(frozen=True)
-class Draws:
-    """Draws of a model's sites.
-
-    Attributes:
-        values: by site, shape (chains, draws, ...).
-        stats: of NUTS, by name, shape (chains, draws); empty for Laplace.
-        health: r_hat, ess, divergent, bfmi: their worst values; empty for Laplace.
-        problems: why the draws are not to be trusted, in words; empty if they passed all checks.
-    """
-
-    values: dict[str, np.ndarray]
-    stats: dict[str, np.ndarray]
-    health: dict[str, float]
-    problems: tuple[str, ...]
-
-    def flat(self) -> dict[str, np.ndarray]:
-        """By site, chains joined: shape (draws, ...)."""
-        return {name: v.reshape(-1, *v.shape[2:]) for name, v in self.values.items()}
 
 
 def nuts(model: Model, arguments: tuple[np.ndarray, ...], seed: int) -> Draws:
     """Draws by the No-U-Turn sampler (Hoffman and Gelman, JMLR 15, 2014), in float64.
 
-    A run that fails its checks is repeated once, with smaller steps and a warm-up twice as long.
+    Chains that fail their checks are repeated once, longer and with smaller steps, if that may
+    help; if these fail too, the draws are Laplace's.  `attempts` of the draws says so.
     """
-    draws = run_nuts(model, arguments, seed)
-    if draws.problems:
-        draws = run_nuts(model, arguments, seed + 1, n_warmup=2 * N_WARMUP, target=_CAREFUL)
-    return draws
+    first = run_nuts(model, arguments, seed)
+    if not first.problems:
+        return first
+    tried = (f"NUTS: {', '.join(first.problems)}",)
+    if not first.health["r_hat"] < _NEAR:  # chains in different places, or NaN
+        return replace(laplace.sample(model, arguments, seed), attempts=tried)
+    second = run_nuts(
+        model, arguments, seed + 1, n_warmup=_LONGER * N_WARMUP, n_draws=_LONGER * N_DRAWS,
+        target=_CAREFUL,
+    )  # fmt: skip
+    if not second.problems:  # as many draws as the other step has, to pair them
+        values, stats = (
+            {name: v[:, ::_LONGER] for name, v in draws.items()}
+            for draws in (second.values, second.stats)
+        )
+        return replace(second, values=values, stats=stats, attempts=tried)
+    tried += (f"NUTS, {_LONGER} times as long: {', '.join(second.problems)}",)
+    return replace(laplace.sample(model, arguments, seed), attempts=tried)
 
 
 def run_nuts(
@@ -96,9 +74,9 @@ def run_nuts(
         keys = jax.random.split(jax.random.key(seed), n_chains)
         given = tuple(jnp.asarray(a) for a in arguments)
         flat, extra = _chains(model, n_warmup, n_draws, target)(keys, given)
-        values = _constrain(model)(flat.reshape(-1, flat.shape[-1]), given)
+        values = named(model, flat.reshape(-1, flat.shape[-1]), given)
     shape = flat.shape[:2]
-    found = {name: np.asarray(v).reshape(*shape, *v.shape[1:]) for name, v in values.items()}
+    found = {name: v.reshape(*shape, *v.shape[1:]) for name, v in values.items()}
     stats = {name: np.asarray(v) for name, v in extra.items()}
     health = _health(found, stats)
     return Draws(found, stats, health, _problems(health))
@@ -108,39 +86,48 @@ def run_nuts(
 def _chains(model: Model, n_warmup: int, n_draws: int, target: float) -> Callable:
     """NUTS from the first step to the last, compiled at once, with the data as arguments.
 
-    NumPyro's `MCMC` compiles each operation of a model by itself first, which takes longer than the
-    sampling; its functional kernel is the same sampler.
+    Chains move in the coordinates of Laplace's approximation, in which a posterior that is nearly
+    normal has unit variances: few steps of adaptation suffice.  NumPyro's `MCMC` compiles each
+    operation of a model by itself first, which takes longer than the sampling; its functional
+    kernel is the same sampler.
     """
 
-    def chain(key: jax.Array, arguments: tuple[jax.Array, ...]) -> tuple:
-        first, unravel = flat_start(model, arguments)
+    def chain(key: jax.Array, at: Modes, arguments: tuple[jax.Array, ...]) -> tuple:
+        _, unravel = flat_start(model, arguments)
         key_start, key_kernel = jax.random.split(key)
-        first = first + _JITTER * jax.random.normal(key_start, first.shape)
 
-        def energy_of(*given: jax.Array) -> Callable:
-            return lambda x: potential_energy(model, given, {}, unravel(x))
+        def position(y: jax.Array, mode: jax.Array, factor: jax.Array) -> jax.Array:
+            return mode + factor @ y
+
+        def energy_of(mode: jax.Array, factor: jax.Array, *given: jax.Array) -> Callable:
+            return lambda y: potential_energy(model, given, {}, unravel(position(y, mode, factor)))
 
         start, advance = hmc(potential_fn_gen=energy_of, algo="NUTS")
+        data = (at.mode, at.factor, *arguments)
         state = start(
-            first,
+            jax.random.normal(key_start, at.mode.shape),
             n_warmup,
-            dense_mass=True,
+            dense_mass=False,
             target_accept_prob=target,
             max_tree_depth=_MAX_DEPTH,
-            model_args=arguments,
+            model_args=data,
             rng_key=key_kernel,
         )
 
         def step(state: HMCState, _: None) -> tuple:
-            state = advance(state, arguments)
+            state = advance(state, data)
             kept = {name: getattr(state, name) for name in ("diverging", "energy", "num_steps")}
-            return state, (state.z, kept)
+            return state, (position(state.z, at.mode, at.factor), kept)
 
         _, (z, kept) = jax.lax.scan(step, state, None, length=n_warmup + n_draws)
         return z[n_warmup:], {name: v[n_warmup:] for name, v in kept.items()}
 
-    # One after another: under vmap every chain would take as many leapfrog steps as the longest.
-    return jax.jit(lambda keys, given: jax.lax.map(lambda key: chain(key, given), keys))
+    def chains(keys: jax.Array, arguments: tuple[jax.Array, ...]) -> tuple:
+        at = laplace.mode_of(model, arguments)
+        # One after another: under vmap each would take as many leapfrog steps as the longest.
+        return jax.lax.map(lambda key: chain(key, at, arguments), keys)
+
+    return jax.jit(chains)
 
 
 def _health(values: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -170,7 +157,9 @@ def _problems(health: Mapping[str, float]) -> tuple[str, ...]:
     """The checks that failed, in words; comparisons are written so that NaN fails them."""
     failed = []
     if not health["r_hat"] <= MAX_R_HAT:
-        failed.append(f"r_hat {health['r_hat']:.3f} above {MAX_R_HAT}")
+        excess = health["r_hat"] - MAX_R_HAT  # so many digits that it does not look equal
+        digits = 3 if not 0 < excess < 1e-3 else 2 - math.floor(math.log10(excess))
+        failed.append(f"r_hat {health['r_hat']:.{digits}f} above {MAX_R_HAT}")
     if not health["ess"] >= MIN_ESS:
         failed.append(f"effective sample size {health['ess']:.0f} below {MIN_ESS:.0f}")
     if not health["divergent"] <= MAX_DIVERGENT:
@@ -178,117 +167,3 @@ def _problems(health: Mapping[str, float]) -> tuple[str, ...]:
     if not health["bfmi"] >= MIN_BFMI:
         failed.append(f"E-BFMI {health['bfmi']:.2f} below {MIN_BFMI}")
     return tuple(failed)
-
-
-def laplace(
-    model: Model, arguments: tuple[np.ndarray, ...], seed: int, n_draws: int = N_CHAINS * N_DRAWS
-) -> Draws:
-    """Draws from the normal approximation at the mode, in unconstrained coordinates, float64."""
-    with numerics():
-        batch = tuple(jnp.asarray(a)[None] for a in arguments)
-        mode, factor, distance = (v[0] for v in modes(model, batch))
-        z = np.random.default_rng(seed).standard_normal((n_draws, len(mode)))
-        values = _constrain(model)(mode + z @ np.asarray(factor).T, tuple(a[0] for a in batch))
-    found = {name: np.asarray(v)[None] for name, v in values.items()}
-    converged = float(distance) < STATIONARY and bool(np.all(np.isfinite(np.asarray(factor))))
-    problems = () if converged else ("the search for the posterior's mode did not converge",)
-    return Draws(found, {}, {}, problems)
-
-
-class Modes(NamedTuple):
-    """Modes of B posteriors with P parameters, in unconstrained coordinates.
-
-    Attributes:
-        mode: shape (B, P).
-        factor: F of shape (B, P, P), with F F' the inverse Hessian.
-        distance: from the exact mode, in posterior standard deviations, shape (B,).
-    """
-
-    mode: jax.Array
-    factor: jax.Array
-    distance: jax.Array
-
-
-def modes(model: Model, arguments: tuple[jax.Array, ...]) -> Modes:
-    """Finds the modes of B posteriors; call it within `numerics`.
-
-    Args:
-        model: one whose density has a mode.
-        arguments: each with a leading axis B.
-    """
-    return Modes(*_modes(model)(arguments))
-
-
-@functools.cache
-def _modes(model: Model) -> Callable:
-    def one(arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        start, unravel = flat_start(model, arguments)
-        return _newton(lambda x: potential_energy(model, arguments, {}, unravel(x)), start)
-
-    return jax.jit(jax.vmap(one))
-
-
-@functools.cache
-def _constrain(model: Model) -> Callable:
-    def all_sites(flat: jax.Array, arguments: tuple[jax.Array, ...]) -> dict[str, Any]:
-        _, unravel = flat_start(model, arguments)
-        return jax.vmap(
-            lambda x: constrain_fn(model, arguments, {}, unravel(x), return_deterministic=True)
-        )(flat)
-
-    return jax.jit(all_sites)
-
-
-def flat_start(model: Model, arguments: tuple[jax.Array, ...]) -> tuple[jax.Array, Callable]:
-    """Unconstrained prior means as one vector, and the function from vector to sites."""
-    at_means = numpyro.handlers.substitute(model, substitute_fn=_prior_mean)
-    seeded = numpyro.handlers.seed(at_means, jax.random.key(0))
-    trace = numpyro.handlers.trace(seeded).get_trace(*arguments)
-    start = {
-        name: biject_to(site["fn"].support).inv(site["value"])
-        for name, site in trace.items()
-        if site["type"] == "sample" and not site["is_observed"]
-    }
-    return ravel_pytree(start)
-
-
-def _prior_mean(site: Mapping[str, Any]) -> jax.Array | None:
-    if site["type"] != "sample" or site.get("is_observed"):
-        return None
-    normal = site["fn"]
-    return jnp.broadcast_to(normal.mean, normal.shape()).astype(float)
-
-
-def _newton(energy: Callable, start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Damped Newton steps to a minimum, and a factor of the inverse Hessian there."""
-    value_and_grad, hessian = jax.value_and_grad(energy), jax.hessian(energy)
-    eye = jnp.eye(len(start))
-
-    def unfinished(state: tuple) -> jax.Array:
-        *_, damping, decrement, count = state
-        arrived = (decrement < STATIONARY**2 / 100) & (damping < 1e-3)
-        return ~arrived & (count < _MAX_NEWTON)
-
-    def step(state: tuple) -> tuple:
-        x, value, gradient, curvature, damping, _, count = state
-        factor = jnp.linalg.cholesky(curvature + damping * eye)
-        change = -jax.scipy.linalg.cho_solve((factor, True), gradient)
-        new_value, new_gradient = value_and_grad(x + change)
-        better = new_value <= value  # False for a factor that failed
-        x = jnp.where(better, x + change, x)
-        return (
-            x,
-            jnp.where(better, new_value, value),
-            jnp.where(better, new_gradient, gradient),
-            hessian(x),
-            jnp.where(better, damping / 8, jnp.maximum(4 * damping, 1e-4)),
-            jnp.where(jnp.isfinite(change).all(), -gradient @ change, jnp.inf),
-            count + 1,
-        )
-
-    value, gradient = value_and_grad(start)
-    state = (start, value, gradient, hessian(start), jnp.asarray(1.0), jnp.asarray(jnp.inf), 0)
-    x, _, gradient, curvature, *_ = jax.lax.while_loop(unfinished, step, state)
-    upper = jnp.linalg.cholesky(curvature).T
-    factor = jax.scipy.linalg.solve_triangular(upper, eye)
-    return x, factor, jnp.linalg.norm(factor.T @ gradient)

@@ -36,6 +36,9 @@ def add(command: AddCommand) -> None:
                           "more)")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--feature", choices=FEATURES, help="default: the method's own")
+    sub.add_argument("--feature-task", metavar="LABEL",
+                     help="text whose loss is the feature lm_loss (default: c4_en_val, or the "
+                          "first that every run has)")  # fmt: skip
     sub.add_argument("--target", dest="targets", nargs="+", default=[], metavar="RUN",
                      help="measured runs to forecast from all training runs and "
                           "score once, last")  # fmt: skip
@@ -77,7 +80,7 @@ def backtest(args: argparse.Namespace) -> None:
     from fitting.report import charts
 
     known = chances(args.chance, args.tasks)
-    settings = {"inputs": args.inputs, "feature": args.feature}
+    settings = {"inputs": args.inputs, "feature": args.feature, "feature_task": args.feature_task}
     methods = {name: ForecastSpec(method=name, **settings) for name in dict.fromkeys(args.methods)}
     tested = ladders.ladders_of(
         tables, args.train, args.exclude, args.tasks, known, list(dict.fromkeys(args.targets))

@@ -34,8 +34,11 @@ def add(command: AddCommand) -> None:
                      help="bayes (default): tasks pooled, posterior sampled; laplace: the same "
                           "model, approximated quickly; paper: as published")  # fmt: skip
     sub.add_argument("--feature", choices=FEATURES,
-                     help="feature between the two steps (default: bpb; bayes and laplace: "
-                          "mixed with lm_loss if every run has it)")  # fmt: skip
+                     help="feature between the two steps (default: bpb, or lm_loss where no task "
+                          "has it; bayes and laplace mix both and N and D alone)")  # fmt: skip
+    sub.add_argument("--feature-task", metavar="LABEL",
+                     help="text whose loss is the feature lm_loss (default: c4_en_val, or the "
+                          "first that every run has)")  # fmt: skip
     sub.add_argument("--inputs", default="nd", choices=["nd", "c"], help="N and D, or FLOPs")
     sub.add_argument("--steps", default="two", choices=["two", "one"])
     sub.add_argument("--level", dest="levels", nargs="+", type=float, action="extend",
@@ -105,6 +108,7 @@ def predict(args: argparse.Namespace) -> None:
     settings = {
         "method": args.method,
         "feature": args.feature,
+        "feature_task": args.feature_task,
         "inputs": args.inputs,
         "steps": args.steps,
         "levels": args.levels or [0.95],
@@ -127,7 +131,9 @@ def predict(args: argparse.Namespace) -> None:
         io.write_csv(diagnose.fits(forecasts), args.fits)
         print(args.fits)
     if args.draws:
-        archive.write(forecasts[0].posteriors, [f.task for f in forecasts], args.draws)
+        posteriors = {name: p for f in forecasts for name, p in f.posteriors.items()}
+        tasks = {name: [f.task for f in forecasts if name in f.posteriors] for name in posteriors}
+        archive.write(posteriors, tasks, args.draws)
         print(args.draws)
     if args.figures:
         for name, figure in charts.of_forecasts(forecasts).items():

@@ -72,7 +72,7 @@ def test_a_method_refuses_a_law_that_it_cannot_fit(frame):
             with pytest.raises(InputError, match=says):
                 METHODS[method].fit([data])
         with pytest.raises(InputError, match="the pooled model cannot fit the law"):
-            bayes.fit([data], sampler.laplace)
+            bayes.fit([data], laplace.sample)
     assert {"bayes", "laplace"} <= set(CHINCHILLA.methods) & set(COMPUTE_ONLY.methods)
 
 

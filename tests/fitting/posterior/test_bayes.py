@@ -53,7 +53,7 @@ def test_laplace_intervals_nearly_hold_on_planted_ladders():
     hits = []
     for seed in range(30):
         ladder = calibration.simulate(seed)
-        posterior = bayes.fit(ladder.data, sampler.laplace, ladder.series)
+        posterior = bayes.fit(ladder.data, laplace.sample, ladder.series)
         losses, accuracies = bayes.predict(posterior, ladder.data, ladder.targets)
         for drawn, true in ((losses, ladder.loss), (accuracies, ladder.accuracy)):
             low, high = np.quantile(drawn[:, :, 0], [0.1, 0.9], axis=0)
