@@ -18,7 +18,7 @@ from fitting.laws import CHINCHILLA
 from fitting.observations import select
 from fitting.observations.build import observe_tasks, with_targets
 from fitting.observations.preparation import MAIN_TASKS, POOLED
-from fitting.posterior import bayes, sampler
+from fitting.posterior import bayes, draws, sampler
 
 N_LADDERS = 64
 FEATURES = {"bpb": ["bpb"], "bpb and lm_loss (the default)": ["bpb", "lm_loss"]}
