@@ -1,5 +1,7 @@
 """`python -m experiments.forecasts NAME --measurements FILE`: analyses of the forecasts.
 
+published: every method on every public ladder
+choose: the ways to accuracy and the discrepancy, chosen across public ladders
 features: which feature forecasts held-out runs best, and is a mixture better?
 calibration: ranks of true values among posterior draws, for ladders drawn from the priors
 speed: CPU seconds of NUTS and of Laplace
@@ -21,6 +23,8 @@ from ladder_jax.runtime import compilation, paths
 
 # Name -> module of this folder with `run(table, arguments)`, which prints its results.
 ANALYSES = {
+    "published": "published",
+    "choose": "choose",
     "features": "features",
     "calibration": "calibration",
     "next": "next_run",
@@ -47,6 +51,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--exclude", nargs="+", default=[], metavar="RUN",
                         help="leave these runs out of --train (shell patterns)")  # fmt: skip
     parser.add_argument("--target", nargs="+", metavar="RUN", default=["7B-4T", "13B-5T"])
+    parser.add_argument("--public", metavar="DIR", default="public",
+                        help="folder of the public tables, for published and choose")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", default="forecasts",
+                        help="where published writes (default: forecasts)")  # fmt: skip
     args = parser.parse_args(arguments)
     try:
         frame = None if args.name in _NO_TABLE else _read(args.measurements)

@@ -26,7 +26,7 @@ METHODS = {
 def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
     """Prints scores of each split and of all, errors by task, and scores of the targets."""
     ladder = MeasuredLadder("ladder", table, args.train, MAIN_TASKS, targets=args.target)
-    cells, notes = backtest.run(backtest.plan([ladder], METHODS))
+    cells, notes, _ = backtest.run(backtest.plan([ladder], METHODS))
     cells = cells[cells["kind"] == "acc"]  # their losses are of different features
     for title, of_targets in (("Held-out runs of the ladder", False), ("The targets", True)):
         part = cells[(cells["split"] == backtest.TARGETS) == of_targets]

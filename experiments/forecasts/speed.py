@@ -46,9 +46,8 @@ def run(table: pd.DataFrame, args: argparse.Namespace) -> None:
         found = {feature: bayes.fit(data[feature], sampler.nuts) for feature in features}
         print(f"NUTS, {words}: {time.process_time() - start:.0f} CPU s, compilation included")
         for feature, posterior in found.items():
-            assert posterior.step2 is not None
-            for step, draws in (("step 1", posterior.step1), ("step 2", posterior.step2)):
-                checks = ", ".join(f"{name} {value:.4g}" for name, value in draws.health.items())
+            for step, of_step in posterior.steps.items():
+                checks = ", ".join(f"{name} {value:.4g}" for name, value in of_step.health.items())
                 print(f"  {feature}, {step}: {checks}")
     rng = np.random.default_rng(0)
     weights = np.ones((N_LADDERS, len(names)))

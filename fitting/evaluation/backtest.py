@@ -28,6 +28,7 @@ from fitting.forecast.predict import TaskForecast
 from fitting.forecast.spec import ForecastSpec
 from fitting.observations import select
 from fitting.observations.build import TaskData
+from fitting.posterior.bayes import Posterior
 
 LEVELS = (0.5, 0.8, 0.95)
 COMPARED = ("bayes", "bootstrap", "least-squares", "paper")  # in a report
@@ -71,10 +72,13 @@ class BacktestScores(NamedTuple):
             losses, those of their natural logarithms.  `failed_checks`: the fit failed its checks,
             or the forecast could not be made, which leaves the cells of its numbers empty.
         failures: one line for each forecast that could not be made, or failed its checks.
+        fits: one row per posterior: `ladder`, `split`, `method`, `feature`, `step`, `engine` (NUTS,
+            NUTS again, or Laplace) and NUTS's worst `r_hat`, `ess`, `divergent` and `bfmi`.
     """
 
     cells: pd.DataFrame
     failures: list[str]
+    fits: pd.DataFrame
 
 
 def plan(
@@ -156,13 +160,14 @@ def run(trials: Sequence[Trial], progress: bool = True) -> BacktestScores:
     Raises:
         InputError: no forecast could be made.
     """
-    cells, failures = [], []
+    cells, failures, fits = [], [], []
     for trial in _with_progress(trials) if progress else trials:
         made: Sequence[TaskForecast | None] = [None] * len(trial.data)
         try:
             made = predict.forecast(trial.table, trial.spec)
-            posteriors = [p for one in made for p in one.posteriors.values()]
-            problems = dict.fromkeys(text for p in posteriors for text in p.problems)
+            posteriors = {name: p for one in made for name, p in one.posteriors.items()}
+            problems = dict.fromkeys(text for p in posteriors.values() for text in p.problems)
+            fits += _fits(trial, posteriors)
         except InputError as e:
             problems = {str(e): None}
         failures += [f"{trial.ladder}, {trial.split}, {trial.method}: {text}" for text in problems]
@@ -170,7 +175,22 @@ def run(trials: Sequence[Trial], progress: bool = True) -> BacktestScores:
     found = pd.DataFrame(cells, columns=list(CELL_COLUMNS))
     if found["pred"].isna().all():
         raise InputError(failures[0] if failures else "nothing to forecast: plan some ladders")
-    return BacktestScores(found, failures)
+    return BacktestScores(found, failures, pd.DataFrame(fits))
+
+
+def _fits(trial: Trial, posteriors: Mapping[str, Posterior]) -> list[dict[str, Any]]:
+    """How each posterior was found, and its checks."""
+    rows = []
+    for feature, posterior in posteriors.items():
+        for step, draws in posterior.steps.items():
+            again = " again" if draws.attempts else ""
+            row = {
+                "ladder": trial.ladder, "split": trial.split, "method": trial.method,
+                "feature": feature, "step": step,
+                "engine": f"NUTS{again}" if draws.stats else "Laplace",
+            }  # fmt: skip
+            rows.append(row | draws.health)
+    return rows
 
 
 def _with_progress(trials: Sequence[Trial]) -> Iterator[Trial]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ def splits(
 ) -> dict[str, Split]:
     """Splits by size: each fits the sizes up to a limit, and holds out the larger ones.
 
-    At least two sizes are fitted, and at least one is held out.
+    At least two sizes and half of all are fitted, and at least one is held out.
 
     Args:
         table: measurements, in the schema of `fitting.table`.
@@ -58,6 +59,7 @@ def _limits(n_sizes: int, at_most: int | None) -> list[int]:
     """Positions of the largest fitted sizes, ascending."""
     if at_most is None:
         at_most = n_sizes if n_sizes <= _FEW_SIZES else _USUAL_SPLITS
-    n = n_sizes - 2
+    last, first = n_sizes - 2, max(2, math.ceil(n_sizes / 2)) - 1
+    n = last - first + 1
     kept = min(at_most, n)
-    return sorted(n - i * n // kept for i in range(kept))
+    return sorted(last - i * n // kept for i in range(kept))

@@ -186,6 +186,7 @@ def predict(
     posterior: Posterior,
     targets: Sequence[Targets],
     features: np.ndarray | None = None,
+    discrepancy: float = ACCURACY_DISCREPANCY,
 ) -> Drawn:
     """Draws what will be measured of each target.
 
@@ -193,6 +194,7 @@ def predict(
         posterior: as `fit` gives it.
         targets: one per task that was fitted, all of the same G runs.
         features: measured features of the targets, shape (T, G), used in place of step 1's.
+        discrepancy: of accuracy, in the units of `ACCURACY_DISCREPANCY`.
     """
     rng = np.random.default_rng(_SEED)
     series = posterior.series
@@ -214,11 +216,16 @@ def predict(
         return Drawn(loss, None)
     linked = list(posterior.linked)
     feature = feature[linked] if posterior.step1 is None else feature[..., linked, :]
-    return Drawn(loss, _accuracies(posterior, feature, [targets[t] for t in linked], rng))
+    ahead = [targets[t] for t in linked]
+    return Drawn(loss, _accuracies(posterior, feature, ahead, discrepancy, rng))
 
 
 def _accuracies(
-    posterior: Posterior, feature: np.ndarray, targets: Sequence[Targets], rng: np.random.Generator
+    posterior: Posterior,
+    feature: np.ndarray,
+    targets: Sequence[Targets],
+    discrepancy: float,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """Draws of accuracies, with noise and discrepancy: shape (draws, T', G)."""
     assert posterior.step2 is not None
@@ -227,7 +234,8 @@ def _accuracies(
         f = _repeated(np.asarray(posterior.model2.accuracy(p, feature)))
     f = np.clip(f, _EDGE, 1 - _EDGE)
     sd = _repeated(np.exp(p["log_run_sd"])[..., None])
-    off = off_in_logit(f, sd, np.array([task.extrapolation for task in targets]))
+    distance = np.array([task.extrapolation for task in targets])
+    off = off_in_logit(f, discrepancy * sd, distance)
     accuracy = expit(logit(f) + off * rng.standard_normal(f.shape))
     accuracy = accuracy + sd * rng.standard_t(NOISE_DOF, f.shape)
     items = np.array([task.items for task in targets])[:, None]
@@ -242,10 +250,10 @@ def off_in_logit(f: np.ndarray, sd: np.ndarray, distance: np.ndarray | float) ->
 
     Args:
         f: accuracies of the curve.
-        sd: scale of a run's noise, broadcast against f.
+        sd: discrepancy of accuracy per e-fold, broadcast against f.
         distance: from the runs, in e-folds (`Targets.extrapolation`).
     """
-    return ACCURACY_DISCREPANCY * sd * distance / np.maximum(f * (1 - f), _STEEPEST)
+    return sd * distance / np.maximum(f * (1 - f), _STEEPEST)
 
 
 def _log_loss(posterior: Posterior, log_x: np.ndarray) -> np.ndarray:

@@ -97,7 +97,8 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
     distance = float(np.log(_TARGET[0] * _TARGET[1] / x.prod(axis=1).max()))
     off = (bayes.LOSS_DISCREPANCY * sigma + bayes.LEAST_LOSS_DISCREPANCY) * distance
     loss = far + off * rng.standard_normal(far.shape) + sigma * rng.standard_t(NOISE_DOF, far.shape)
-    off = bayes.off_in_logit(reached, run_sd, distance) * rng.standard_normal(reached.shape)
+    off = bayes.off_in_logit(reached, bayes.ACCURACY_DISCREPANCY * run_sd, distance)
+    off = off * rng.standard_normal(reached.shape)
     reached = expit(logit(np.clip(reached, 1e-9, 1 - 1e-9)) + off)
     reached = reached + run_sd * rng.standard_t(NOISE_DOF, reached.shape)
     data = [

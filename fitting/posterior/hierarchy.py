@@ -98,7 +98,7 @@ def _shape_populations(inputs: tuple[str, ...], exponents: tuple[float, float]) 
     ]
 
 
-def _shape(p: Values, log_x: jax.Array, inputs: tuple[str, ...]) -> jax.Array:
+def _shape(p: Values, log_x: jax.Array | np.ndarray, inputs: tuple[str, ...]) -> jax.Array:
     """Log loss less its level: sites of shape (..., S), log_x (..., S, G, K) -> (..., S, G)."""
     floor = jax.nn.sigmoid(p["logit_floor"])[..., None]
     terms = [
@@ -148,7 +148,7 @@ class Step1:
         residual = log_y - self.log_loss(p, log_x)
         _observe(residual, p["log_sigma"], weight)
 
-    def log_loss(self, p: Values, log_x: jax.Array) -> jax.Array:
+    def log_loss(self, p: Values, log_x: jax.Array | np.ndarray) -> jax.Array:
         """Log loss less its mean: sites of shape (..., S), log_x (..., S, G, K) -> (..., S, G)."""
         return p["level"][..., None] + _shape(p, log_x, self.inputs)
 
@@ -217,7 +217,7 @@ class Step2:
         )
         _observe(accuracy - self.accuracy(p, log_x), p["log_run_sd"], weight)
 
-    def accuracy(self, p: Values, log_x: jax.Array) -> jax.Array:
+    def accuracy(self, p: Values, log_x: jax.Array | np.ndarray) -> jax.Array:
         """The curve: sites (..., T) and log_x (..., T, G) or (..., T, G, K) -> (..., T, G)."""
         z = _shape(p, log_x, self.inputs) if self.inputs else log_x
         floor, top, height = (p[name][..., None] for name in ("floor", "top", "height"))

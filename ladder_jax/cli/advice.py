@@ -45,6 +45,8 @@ def add(command: AddCommand) -> None:
     add_chance(sub)
     sub.add_argument("--out", required=True, metavar="FILE", help="every forecast, .csv")
     sub.add_argument("--figures", metavar="DIR", help="draw backtest.png here")
+    sub.add_argument("--fits", metavar="FILE",
+                     help="the checks of every posterior's draws, .csv")  # fmt: skip
     sub.add_argument("--strict", action="store_true", help="fail if any row is bad")
 
     sub = command(
@@ -73,6 +75,7 @@ def add(command: AddCommand) -> None:
 def backtest(args: argparse.Namespace) -> None:
     """Forecasts the larger sizes of ladders with every method and prints the errors."""
     _check_output(args.out, "--out", ".csv", args.measurements)
+    _check_output(args.fits, "--fits", ".csv", args.measurements)
     tables = _read_tables(args.measurements, args.strict)
     _keep_compiled()
     from fitting.evaluation import backtest, ladders, summary
@@ -90,7 +93,9 @@ def backtest(args: argparse.Namespace) -> None:
         if ladder.incomplete:
             missed = ", ".join(ladder.incomplete)
             print(f"note: {ladder.name}: some runs lack these, so they are left out: {missed}")
-    cells, failures = backtest.run(trials)
+    cells, failures, fits = backtest.run(trials)
+    if args.fits:
+        io.write_csv(fits, args.fits)
     io.write_csv(cells, args.out)
     by = "ladder" if len(tested) > 1 else "split"
     of_targets = cells["split"] == backtest.TARGETS
