@@ -2,7 +2,6 @@
 
 published: every method on every public ladder
 choose: the ways to accuracy and the discrepancy, chosen across public ladders
-features: which feature forecasts held-out runs best, and is a mixture better?
 calibration: ranks of true values among posterior draws, for ladders drawn from the priors
 speed: CPU seconds of NUTS and of Laplace
 next: does the criterion of `ladder next` rank ladders in the order that fitting them gives?
@@ -25,7 +24,6 @@ from ladder_jax.runtime import compilation, paths
 ANALYSES = {
     "published": "published",
     "choose": "choose",
-    "features": "features",
     "calibration": "calibration",
     "next": "next_run",
     "speed": "speed",

@@ -56,7 +56,8 @@ class Method:
         if self.pools and n_runs < _FEWEST_POOLED:
             raise InputError(f"{n_runs} runs: `train` needs at least {_FEWEST_POOLED} of them")
         if not self.pools and n_runs <= len(law.params):
-            other = ", or `method` bayes" if "bayes" in law.methods else ""
+            pooled = "bayes" in law.methods or law.of_accuracy  # which has its own law of accuracy
+            other = ", or `method` bayes" if pooled else ""
             raise InputError(
                 f"{n_runs} runs cannot fit the {len(law.params)} parameters of {law.name} and say "
                 f"how well: `train` needs at least {len(law.params) + 1}{other}"
