@@ -105,9 +105,10 @@ def _ways(
         ways.append(_Way(_name(TEXT_FEATURE, one), one, law, tasks))
     ways.append(_Way(INPUTS, prepared[OWN], LATENT_LAW[spec.inputs], tasks))
     if spec.method not in POOLING:
-        if tasks and not own and text is None and any(metrics[t] for t in tasks):
+        nothing = text is None and not any(OWN in metrics[t] for t in tasks)
+        if nothing and any(metrics[t] for t in tasks):
             raise InputError(
-                "no task has bits per byte, and no text a loss, of every run: use `steps` one "
+                "no task has bits per byte, and no text a loss of every run: use `steps` one "
                 "(N and D straight to accuracy), or `method` bayes"
             )
         one = ways[0] if own or text is None else ways[1]

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 
 from fitting import table
 from fitting.advise import design, next_run, realised
@@ -15,7 +16,12 @@ from fitting.laws import CHINCHILLA
 from fitting.observations import build
 from fitting.observations.preparation import POOLED
 from fitting.observations.select import parse_target, select_runs
-from fitting.posterior.bayes import LOGIT_DISCREPANCY, LOSS_DISCREPANCY
+from fitting.posterior.bayes import (
+    ACCURACY_DISCREPANCY,
+    LEAST_LOSS_DISCREPANCY,
+    LOSS_DISCREPANCY,
+)
+from fitting.posterior.hierarchy import NOISE_DOF
 from ladder_jax import cli
 from tests.planted import LADDER, TARGET, planted
 
@@ -27,12 +33,25 @@ def random_model(n_candidates, seed=0):
     rng = np.random.default_rng(seed)
     n_goals, of_task = 2 + n_candidates, np.array([0, 1, 1])
     joint = JointPrediction(
-        0.02 * rng.normal(size=(2, n_goals, 5)), 0.02 * rng.normal(size=(3, n_goals, 6)),
-        -rng.uniform(0.5, 1, (3, n_goals)), rng.uniform(0.3, 0.8, (3, n_goals)),
-        rng.uniform(1e-5, 1e-4, 2), rng.uniform(1e-5, 1e-4, 3), rng.uniform(1e-5, 1e-4, 3),
+        True, 0.02 * rng.normal(size=(2, n_goals, 5)), rng.uniform(1e-5, 1e-4, 2),
+        0.02 * rng.normal(size=(3, n_goals, 6)), rng.uniform(1e-5, 1e-4, 3),
+        -rng.uniform(0.5, 1, (3, n_goals)),
     )  # fmt: skip
     extrapolation = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
-    return CandidateModel(joint, of_task, extrapolation, 2, 6)
+    return CandidateModel(joint, of_task, extrapolation, 2)
+
+
+# Of Student t noise with 4 degrees of freedom: variance, and the inverse of Fisher's information.
+TO_COME, OBSERVED = 2.0, 7 / 5
+
+
+def test_the_variances_stand_for_the_noise():
+    noise = scipy.stats.t(NOISE_DOF)
+    assert noise.var() == pytest.approx(TO_COME)
+    x = np.linspace(-200, 200, 400_001)
+    score = (NOISE_DOF + 1) * x / (NOISE_DOF + x**2)  # minus the derivative of the log density
+    information = np.sum(score**2 * noise.pdf(x)) * (x[1] - x[0])
+    assert 1 / information == pytest.approx(OBSERVED, rel=1e-4)
 
 
 @pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
@@ -43,38 +62,47 @@ def test_conditioning_is_what_parameters_say(chosen):
     precision1, precision2 = np.eye(5), np.eye(6)
     for c in chosen:
         for s in range(2):
-            precision1 += np.outer(j.loss[s, 2 + c], j.loss[s, 2 + c]) / j.loss_noise[s]
+            noise = OBSERVED * j.loss_noise[s]
+            precision1 += np.outer(j.loss[s, 2 + c], j.loss[s, 2 + c]) / noise
         for t in range(3):
-            noise = j.run_noise[t] + j.window_noise[t] / 6
+            noise = OBSERVED * j.accuracy_noise[t]
             precision2 += np.outer(j.accuracy[t, 2 + c], j.accuracy[t, 2 + c]) / noise
     reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
     found = o.variance(chosen)
     for t, g in np.ndindex(3, 2):
         s = o.of_task[t]
-        log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g]) + j.loss_noise[s]
-        log_loss += (LOSS_DISCREPANCY * (o.extrapolation[g] - reached)) ** 2
-        f = j.f[t, g]
+        log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g])
         accuracy = j.accuracy[t, g] @ np.linalg.solve(precision2, j.accuracy[t, g])
-        accuracy += j.run_noise[t] + j.window_noise[t]
-        accuracy += (LOGIT_DISCREPANCY * (o.extrapolation[g] - reached) * f * (1 - f)) ** 2
+        off = ACCURACY_DISCREPANCY * (o.extrapolation[g] - reached)
+        accuracy += (TO_COME + off**2) * j.accuracy_noise[t]
         assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
+
+
+def test_conditioning_without_a_loss_is_that_of_accuracies():
+    whole = random_model(4)
+    nothing = dict.fromkeys(("loss", "loss_noise", "slope"))
+    alone = CandidateModel(whole.joint._replace(**nothing), whole.of_task, whole.extrapolation, 2)
+    flat = CandidateModel(
+        whole.joint._replace(slope=0 * whole.joint.slope), whole.of_task, whole.extrapolation, 2
+    )
+    for chosen in ((), (1,), (0, 2, 3)):
+        np.testing.assert_allclose(alone.variance(chosen), flat.variance(chosen), rtol=1e-12)
 
 
 @pytest.mark.parametrize("chosen", [(), (1,), (0, 2, 3)])
 def test_conditioning_of_losses_is_what_parameters_say(chosen):
     whole = random_model(4)
-    nothing = dict.fromkeys(("accuracy", "slope", "f", "run_noise", "window_noise"))
-    o = CandidateModel(whole.joint._replace(**nothing), np.array([0, 1]), whole.extrapolation, 2, 1)
-    precision = np.eye(5)
+    nothing = dict.fromkeys(("accuracy", "slope", "accuracy_noise"))
+    o = CandidateModel(whole.joint._replace(**nothing), np.array([0, 1]), whole.extrapolation, 2)
+    precision, j = np.eye(5), o.joint
     for c, s in itertools.product(chosen, range(2)):
-        precision += (
-            np.outer(o.joint.loss[s, 2 + c], o.joint.loss[s, 2 + c]) / o.joint.loss_noise[s]
-        )
+        precision += np.outer(j.loss[s, 2 + c], j.loss[s, 2 + c]) / (OBSERVED * j.loss_noise[s])
     reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
     for t, g in np.ndindex(2, 2):
-        expected = o.joint.loss[t, g] @ np.linalg.solve(precision, o.joint.loss[t, g])
-        expected += o.joint.loss_noise[t]
-        expected += (LOSS_DISCREPANCY * (o.extrapolation[g] - reached)) ** 2
+        expected = j.loss[t, g] @ np.linalg.solve(precision, j.loss[t, g])
+        expected += TO_COME * j.loss_noise[t]
+        off = LOSS_DISCREPANCY * np.sqrt(j.loss_noise[t]) + LEAST_LOSS_DISCREPANCY
+        expected += (off * (o.extrapolation[g] - reached)) ** 2
         assert o.variance(chosen)[t, g] == pytest.approx(expected, rel=1e-9)
 
 
@@ -95,10 +123,9 @@ def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
 
 def test_a_run_that_does_not_help_is_not_chosen():
     o = random_model(3)
-    noisy = o.joint._replace(
-        **{name: np.full_like(getattr(o.joint, name), 1e6) for name in ("loss_noise", "run_noise")}
-    )
-    idle = CandidateModel(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2, 6)
+    names = ("loss_noise", "accuracy_noise")
+    noisy = o.joint._replace(**{name: np.full_like(getattr(o.joint, name), 1e6) for name in names})
+    idle = CandidateModel(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2)
     assert next_run.best_set(idle, np.ones(3), 10.0) == []
 
 
@@ -143,7 +170,8 @@ def test_the_criterion_is_of_the_size_that_fitting_gives(frame):
     )
     assert expected.shape == fitted.shape == (5, 1, 1)
     np.testing.assert_allclose(expected[0], fitted[0], rtol=1e-6)  # nothing was added
-    assert (np.abs(np.log(expected / fitted)) < 1).all()
+    # The larger ladders also tell the noise better: a factor of 2 of a width.
+    assert (np.abs(np.log(expected / fitted)) < 2 * np.log(2)).all()
 
 
 def losses_of(frame):

@@ -170,8 +170,10 @@ def test_everything_is_checked_before_the_first_fit(frame, texts, monkeypatch):
     zero = texts.copy()
     zero.loc[zero["run"] == "1e+09-1xC", "value"] = 0.0
     good = MeasuredLadder("a", frame, LADDER, ["t"])
+    no_loss = frame[frame["metric"] != "bpb"]
     for ladders, message in (
         ([good, MeasuredLadder("b", late, LADDER, ["t"])], "b: run '8e+08-1xC' has no bpb of 't'"),
+        ([good, MeasuredLadder("b", no_loss, LADDER, ["t"])], "b: no task has bits per byte, and"),
         (
             [good, MeasuredLadder("b", frame, ["2e*"], ["t"])],
             "b: the runs of `train` have 1 size: a",

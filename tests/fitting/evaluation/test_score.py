@@ -70,7 +70,7 @@ def test_a_locked_forecast_is_scored(folder, capsys):
     made = json.loads((folder / "p.lock").read_text())
     assert made["config"]["fitted"] == [n for n in later()["run"].unique() if n != TARGET]
     assert made["config"]["targets"][TO_COME] == {
-        "n_params": 7e9, "n_tokens": 5.6e12, "flops": None, "rate": None
+        "n_params": 7e9, "n_tokens": 5.6e12, "flops": None
     }  # fmt: skip
     assert made["config"]["tasks"]["t"] == {"loss": ["t", "bpb"], "acc": ["t", "acc_per_char"]}
     assert score(folder) == 0

@@ -205,7 +205,7 @@ REFUSED = {
     "too few runs": ({"train": ["2e*"]}, "4 runs cannot fit the 5 parameters"),
     "a name taken": ({"targets": ["7e+09-30xC=1e9,1e10"]}, "the table has a run '7e+09-30xC'"),
     "no name": ({"targets": ["=1e9,1e10"]}, "write NAME=N_PARAMS,N_TOKENS[,FLOPS]"),
-    "a step without feature": ({"steps": "one", "feature": "bpb"}, "`steps` one goes from N and D"),
+    "a step without feature": ({"steps": "one", "feature": "bpb"}, "`steps` one goes straight to"),
     "no FLOPs": ({"targets": ["x=7e9,4e12"], "inputs": "c"}, "run 'x' has no flops"),
 }
 

@@ -55,7 +55,7 @@ def test_an_accuracy_of_0_is_fitted_where_its_logarithm_is_not_taken(frame):
         made = to_frame(forecast(frame, ForecastSpec(LADDER, [TARGET], ["t"], method)))
         assert np.isfinite(made["pred"]).all()
     assert refusal(frame, law=RISING) == (
-        "run '2e+08-1xC' has an accuracy of 0 for 't': a law is fitted to its logarithm: leave out "
+        "run '2e+08-1xC' has an accuracy of 0 for 't': its logarithm is fitted: leave out "
         "with `exclude`"
     )
     frame.loc[frame["run"].str.startswith("4e") & (frame["metric"] == "bpb"), "value"] = 0.0
