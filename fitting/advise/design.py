@@ -23,11 +23,6 @@ from numpyro.infer.util import constrain_fn
 from fitting.errors import InputError
 from fitting.observations.arrays import Observations, Targets
 from fitting.posterior import bayes, laplace
-from fitting.posterior.bayes import (
-    ACCURACY_DISCREPANCY,
-    LEAST_LOSS_DISCREPANCY,
-    LOSS_DISCREPANCY,
-)
 from fitting.posterior.draws import flat_start, numerics
 from fitting.posterior.hierarchy import NOISE_DOF, Step1, Step2
 
@@ -97,7 +92,7 @@ class CandidateModel:
             )
         if joint.accuracy is None:
             noise = joint.loss_noise[self.of_task][:, None]
-            off = (LOSS_DISCREPANCY * np.sqrt(noise) + LEAST_LOSS_DISCREPANCY) * left
+            off = bayes.loss_discrepancy(np.sqrt(noise), left)
             return of_law + _TO_COME * noise + off**2
         noise = joint.accuracy_noise[:, None]
         at_loss = _conditional_variance(
@@ -106,7 +101,7 @@ class CandidateModel:
             np.repeat(_OBSERVED * joint.accuracy_noise, len(picked)),
         )
         through_loss = 0.0 if joint.slope is None else joint.slope[:, targets] ** 2 * of_law
-        off = ACCURACY_DISCREPANCY * np.sqrt(noise) * left
+        off = bayes.accuracy_discrepancy(np.sqrt(noise), left)
         return through_loss + at_loss + _TO_COME * noise + off**2
 
     def width(self, chosen: Sequence[int] = ()) -> float:

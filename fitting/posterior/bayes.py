@@ -25,11 +25,12 @@ from fitting.posterior.hierarchy import (
     check_law,
 )
 
-# Discrepancy per e-fold of extrapolation, as standard deviations: of accuracy, in those of a run's
-# noise; of log loss, likewise and absolute.  Chosen over public ladders, each by the scores of the
-# others: `python -m experiments.forecasts choose`.
-ACCURACY_DISCREPANCY = 1.5
-LOSS_DISCREPANCY, LEAST_LOSS_DISCREPANCY = 1.0, 0.006
+# Discrepancy one e-fold from the runs, as standard deviations: of accuracy, in those of a run's
+# noise (at least the second); of log loss, likewise, plus the second.  It grows as a random walk
+# does.  Chosen over public ladders, each by the scores of the others: `python -m
+# experiments.forecasts choose`.
+ACCURACY_DISCREPANCY, _LEAST_NOISE = 1.5, 0.002
+LOSS_DISCREPANCY, _LEAST_LOSS_DISCREPANCY = 1.5, 0.006
 _NOISE_DRAWS = 5  # of residual noise, for each draw of parameters
 _SEED = 0
 _EDGE = 1e-9  # an accuracy's distance from 0 and 1 before its logit is taken
@@ -194,7 +195,7 @@ def predict(
         posterior: as `fit` gives it.
         targets: one per task that was fitted, all of the same G runs.
         features: measured features of the targets, shape (T, G), used in place of step 1's.
-        discrepancy: of accuracy, in the units of `ACCURACY_DISCREPANCY`.
+        discrepancy: `size` of `accuracy_discrepancy`.
     """
     rng = np.random.default_rng(_SEED)
     series = posterior.series
@@ -205,7 +206,7 @@ def predict(
         mean = _log_loss(posterior, ahead)
         sd = np.exp(by_task(posterior.step1)["log_sigma"])[..., None]
         distance = np.array([targets[t].extrapolation for t in first])
-        off = (LOSS_DISCREPANCY * sd + LEAST_LOSS_DISCREPANCY) * distance
+        off = loss_discrepancy(sd, distance)
         values = _repeated(mean + series.centre_y[:, None])
         noise = _repeated(sd) * rng.standard_t(NOISE_DOF, values.shape)
         values = values + noise + _repeated(off) * rng.standard_normal(values.shape)
@@ -235,7 +236,7 @@ def _accuracies(
     f = np.clip(f, _EDGE, 1 - _EDGE)
     sd = _repeated(np.exp(p["log_run_sd"])[..., None])
     distance = np.array([task.extrapolation for task in targets])
-    off = off_in_logit(f, discrepancy * sd, distance)
+    off = off_in_logit(f, accuracy_discrepancy(sd, distance, discrepancy))
     accuracy = expit(logit(f) + off * rng.standard_normal(f.shape))
     accuracy = accuracy + sd * rng.standard_t(NOISE_DOF, f.shape)
     items = np.array([task.items for task in targets])[:, None]
@@ -245,15 +246,32 @@ def _accuracies(
     return np.clip(accuracy, 0.0, 1.0)
 
 
-def off_in_logit(f: np.ndarray, sd: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
-    """Standard deviation of the discrepancy of the logit of accuracies f, at a distance.
+def loss_discrepancy(sd: np.ndarray, distance: np.ndarray | float) -> np.ndarray:
+    """Standard deviation of the discrepancy of log losses.
 
     Args:
-        f: accuracies of the curve.
-        sd: discrepancy of accuracy per e-fold, broadcast against f.
-        distance: from the runs, in e-folds (`Targets.extrapolation`).
+        sd: scale of a run's noise, of the log loss.
+        distance: from the runs, in e-folds (`Targets.extrapolation`), broadcast against sd.
     """
-    return sd * distance / np.maximum(f * (1 - f), _STEEPEST)
+    return (LOSS_DISCREPANCY * sd + _LEAST_LOSS_DISCREPANCY) * np.sqrt(distance)
+
+
+def accuracy_discrepancy(
+    sd: np.ndarray, distance: np.ndarray | float, size: float = ACCURACY_DISCREPANCY
+) -> np.ndarray:
+    """Standard deviation of the discrepancy of accuracies.
+
+    Args:
+        sd: scale of a run's noise, of accuracy.
+        distance: from the runs, in e-folds, broadcast against sd.
+        size: in units of the noise, at a distance of one.
+    """
+    return size * np.hypot(sd, _LEAST_NOISE) * np.sqrt(distance)
+
+
+def off_in_logit(f: np.ndarray, off: np.ndarray) -> np.ndarray:
+    """Standard deviation of the logit of accuracies f whose own is `off`, broadcast against f."""
+    return off / np.maximum(f * (1 - f), _STEEPEST)
 
 
 def _log_loss(posterior: Posterior, log_x: np.ndarray) -> np.ndarray:

@@ -95,9 +95,9 @@ def simulate(seed: int, n_tasks: int = len(_CHANCE)) -> Simulated:
     log_loss = feature + sigma * rng.standard_t(NOISE_DOF, empty.shape)
     accuracy = curve + run_sd * rng.standard_t(NOISE_DOF, empty.shape)
     distance = float(np.log(_TARGET[0] * _TARGET[1] / x.prod(axis=1).max()))
-    off = (bayes.LOSS_DISCREPANCY * sigma + bayes.LEAST_LOSS_DISCREPANCY) * distance
+    off = bayes.loss_discrepancy(sigma, distance)
     loss = far + off * rng.standard_normal(far.shape) + sigma * rng.standard_t(NOISE_DOF, far.shape)
-    off = bayes.off_in_logit(reached, bayes.ACCURACY_DISCREPANCY * run_sd, distance)
+    off = bayes.off_in_logit(reached, bayes.accuracy_discrepancy(run_sd, distance))
     off = off * rng.standard_normal(reached.shape)
     reached = expit(logit(np.clip(reached, 1e-9, 1 - 1e-9)) + off)
     reached = reached + run_sd * rng.standard_t(NOISE_DOF, reached.shape)

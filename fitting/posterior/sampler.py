@@ -158,7 +158,7 @@ def _problems(health: Mapping[str, float]) -> tuple[str, ...]:
     failed = []
     if not health["r_hat"] <= MAX_R_HAT:
         excess = health["r_hat"] - MAX_R_HAT  # so many digits that it does not look equal
-        digits = 3 if not 0 < excess < 1e-3 else 2 - math.floor(math.log10(excess))
+        digits = 3 if not 0 < excess < 1e-3 else 1 - math.floor(math.log10(excess))
         failed.append(f"r_hat {health['r_hat']:.{digits}f} above {MAX_R_HAT}")
     if not health["ess"] >= MIN_ESS:
         failed.append(f"effective sample size {health['ess']:.0f} below {MIN_ESS:.0f}")

@@ -16,11 +16,7 @@ from fitting.laws import CHINCHILLA
 from fitting.observations import build
 from fitting.observations.preparation import POOLED
 from fitting.observations.select import parse_target, select_runs
-from fitting.posterior.bayes import (
-    ACCURACY_DISCREPANCY,
-    LEAST_LOSS_DISCREPANCY,
-    LOSS_DISCREPANCY,
-)
+from fitting.posterior.bayes import accuracy_discrepancy, loss_discrepancy
 from fitting.posterior.hierarchy import NOISE_DOF
 from ladder_jax import cli
 from tests.planted import LADDER, TARGET, planted
@@ -73,8 +69,8 @@ def test_conditioning_is_what_parameters_say(chosen):
         s = o.of_task[t]
         log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g])
         accuracy = j.accuracy[t, g] @ np.linalg.solve(precision2, j.accuracy[t, g])
-        off = ACCURACY_DISCREPANCY * (o.extrapolation[g] - reached)
-        accuracy += (TO_COME + off**2) * j.accuracy_noise[t]
+        noise, left = j.accuracy_noise[t], o.extrapolation[g] - reached
+        accuracy += TO_COME * noise + accuracy_discrepancy(np.sqrt(noise), left) ** 2
         assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
 
 
@@ -101,15 +97,25 @@ def test_conditioning_of_losses_is_what_parameters_say(chosen):
     for t, g in np.ndindex(2, 2):
         expected = j.loss[t, g] @ np.linalg.solve(precision, j.loss[t, g])
         expected += TO_COME * j.loss_noise[t]
-        off = LOSS_DISCREPANCY * np.sqrt(j.loss_noise[t]) + LEAST_LOSS_DISCREPANCY
-        expected += (off * (o.extrapolation[g] - reached)) ** 2
+        left = o.extrapolation[g] - reached
+        expected += loss_discrepancy(np.sqrt(j.loss_noise[t]), left) ** 2
         assert o.variance(chosen)[t, g] == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_set_holds_few_runs_and_none_that_hardly_narrows():
+    model, costs = random_model(30, 0), np.full(30, 0.01)
+    found = next_run.best_set(model, costs, 1.0)
+    assert 1 <= len(found) <= 8
+    for run in found[: len(found) if len(found) > 1 else 0]:
+        rest = [c for c in found if c != run]
+        assert model.width(rest) > 1.005 * model.width(found)
 
 
 @pytest.mark.parametrize("budget", [0.5, 2.0, 4.0, 100.0])
 @pytest.mark.parametrize("exhaustive", [0, 10])
 def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
     monkeypatch.setattr(next_run, "_EXHAUSTIVE", exhaustive)
+    monkeypatch.setattr(next_run, "_IDLE", 0.0)
     for seed in range(3):
         o, costs = random_model(7, seed), np.random.default_rng(seed).uniform(0.6, 3, 7)
         sets = [s for n in range(8) for s in itertools.combinations(range(7), n)]

@@ -164,7 +164,6 @@ def test_too_little_is_wide_or_refused():
         forecast(frame[frame["run"].isin(["r0", "r8"])])
 
 
-@pytest.mark.xfail(reason="the discrepancy is counted in the ladder's noise, which is none here")
 def test_a_constant_accuracy_keeps_its_uncertainty():
     flat = forecast(as_table(accuracy=0.25), tasks=["task0"], chance={"task0": 0.25})
     (low, high) = (flat[0].rows[1][side] for side in ("lo", "hi"))
