@@ -1,6 +1,7 @@
 """Backtests: plans, cells, failures that stay in their method's row, and the command."""
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -90,7 +91,7 @@ def test_one_target_of_many_tables(folder):
 
 def test_errors_of_losses_are_of_their_logarithms(texts):
     ladder = MeasuredLadder("x", texts, LADDER)
-    cells, failed = backtest.run(
+    cells, failed, _ = backtest.run(
         backtest.plan([ladder], {"ls": METHODS["least-squares"]}), progress=False
     )
     assert failed == []
@@ -120,7 +121,7 @@ def test_a_loss_that_tasks_share_counts_once(frame, texts):
 
 def test_a_forecast_that_cannot_be_made_is_counted(frame):
     trials = backtest.plan([MeasuredLadder("x", frame, FEW, ["t"])], METHODS)
-    cells, failed = backtest.run(trials, progress=False)
+    cells, failed, _ = backtest.run(trials, progress=False)
     (message,) = failed
     assert message.startswith("x, up to 4e+08, least-squares: 4 runs cannot fit the 5 parameters")
     of = cells.groupby("method")["failed_checks"].all()
@@ -142,6 +143,7 @@ def test_a_split_that_failed_its_checks_stays_in_its_methods_row(frame, monkeypa
 
         class Posterior:
             problems = ("step 1: r_hat 1.2 above 1.01",)
+            steps: ClassVar = {}
 
         return [
             replace(one, method="laplace (odd)", posteriors={"bpb": Posterior()}) for one in made
@@ -149,7 +151,7 @@ def test_a_split_that_failed_its_checks_stays_in_its_methods_row(frame, monkeypa
 
     monkeypatch.setattr(predict, "forecast", doubtful)
     ladder = MeasuredLadder("x", frame, LADDER, ["t"])
-    cells, failed = backtest.run(backtest.plan([ladder], METHODS), progress=False)
+    cells, failed, _ = backtest.run(backtest.plan([ladder], METHODS), progress=False)
     assert failed == ["x, up to 4e+08, laplace: step 1: r_hat 1.2 above 1.01"]
     assert cells.groupby(["method", "split"])["failed_checks"].all().to_dict() == {
         ("laplace", "up to 4e+08"): True, ("laplace", "up to 8e+08"): False,

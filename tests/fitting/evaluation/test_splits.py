@@ -56,8 +56,8 @@ def test_runs_without_a_label_are_one_size_within_5_percent():
 
 @pytest.mark.parametrize(
     ("n_sizes", "at_most", "expected"),
-    [(5, None, [1, 2, 3]), (6, None, [1, 2, 3, 4]), (22, None, [5, 10, 15, 20]),
-     (22, 1, [20]), (22, 3, [7, 14, 20]), (5, 2, [2, 3]), (4, 9, [1, 2])],
+    [(5, None, [2, 3]), (6, None, [2, 3, 4]), (22, None, [12, 15, 18, 20]),
+     (22, 1, [20]), (22, 3, [13, 17, 20]), (5, 2, [2, 3]), (4, 9, [1, 2])],
 )  # fmt: skip
 def test_the_number_of_splits(n_sizes, at_most, expected):
     labels = [f"{i:02}" for i in range(n_sizes)]

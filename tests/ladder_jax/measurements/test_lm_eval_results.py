@@ -229,5 +229,5 @@ def test_a_ladder_is_forecast_in_one_step(tmp_path):
     (made,) = predict.forecast(frame, spec)
     assert made.rows[0]["actual"] == truth[target]
     assert made.rows[0]["pred"] == pytest.approx(truth[target], abs=0.01)
-    with pytest.raises(InputError, match="and 3 more have no bpb of 'piqa_lmeval_5shot'"):
+    with pytest.raises(InputError, match="no task has bits per byte, and no text a loss"):
         predict.forecast(frame, replace(spec, steps="two"))
