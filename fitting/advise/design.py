@@ -22,6 +22,7 @@ from numpyro.infer.util import constrain_fn
 
 from fitting.errors import InputError
 from fitting.observations.arrays import Observations, Targets
+from fitting.observations.distance import distance, positions
 from fitting.posterior import bayes, laplace
 from fitting.posterior.draws import flat_start, numerics
 from fitting.posterior.hierarchy import NOISE_DOF, Step1, Step2
@@ -64,14 +65,15 @@ class CandidateModel:
     Attributes:
         joint: predictions for the G targets, then the C candidates.
         of_task: index of each task's series, shape (T,).
-        extrapolation: distance from the training runs, of targets and candidates, in e-folds, shape
-            (G + C,).
+        trained: positions of the training runs (see `observations.distance`), shape (R, 2).
+        ahead: positions of the targets, then the candidates, shape (G + C, 2).
         n_targets: number of targets, G.
     """
 
     joint: JointPrediction
     of_task: np.ndarray
-    extrapolation: np.ndarray
+    trained: np.ndarray
+    ahead: np.ndarray
     n_targets: int
 
     def variance(self, chosen: Sequence[int] = ()) -> np.ndarray:
@@ -82,8 +84,7 @@ class CandidateModel:
         """
         joint, targets = self.joint, slice(0, self.n_targets)
         picked = [self.n_targets + c for c in chosen]
-        reached = max([0.0, *self.extrapolation[picked]])
-        left = np.maximum(self.extrapolation[targets] - reached, 0.0)
+        left = distance(np.concatenate([self.trained, self.ahead[picked]]), self.ahead[targets])
         of_law = 0.0
         if joint.loss is not None:
             noise = np.repeat(_OBSERVED * joint.loss_noise, len(picked))
@@ -137,13 +138,14 @@ def candidate_model(
         InputError: see `joint_predictions`, or the posterior's mode was not found.
     """
     joint = joint_predictions(data, runs, np.ones((1, len(data[0].y))))
-    return model_of(data, joint, runs[0].extrapolation, n_targets)
+    return model_of(data, joint, positions(data[0].x), positions(runs[0].inputs), n_targets)
 
 
 def model_of(
     data: Sequence[Observations],
     joint: JointPrediction,
-    extrapolation: np.ndarray,
+    trained: np.ndarray,
+    ahead: np.ndarray,
     n_targets: int,
     at: int = 0,
 ) -> CandidateModel:
@@ -152,7 +154,8 @@ def model_of(
     Args:
         data: observations of the tasks.
         joint: the result of `joint_predictions`.
-        extrapolation: ln of compute over the largest training run's, of targets and candidates.
+        trained: positions of its training runs, shape (R, 2).
+        ahead: positions of the targets, then the candidates, shape (G + C, 2).
         n_targets: how many of the runs are targets.
         at: position of the sub-ladder.
 
@@ -162,7 +165,7 @@ def model_of(
     one = JointPrediction(*(None if part is None else np.asarray(part)[at] for part in joint))
     if not one.found:
         raise InputError("no mode of the posterior was found: add runs to `train`")
-    return CandidateModel(one, bayes.series_of(data).of_task, extrapolation, n_targets)
+    return CandidateModel(one, bayes.series_of(data).of_task, trained, ahead, n_targets)
 
 
 def joint_predictions(
@@ -196,20 +199,24 @@ def joint_predictions(
         given = [jnp.asarray(weights, float)]
         if from_prior:  # the posterior of a ladder without runs
             given.append(jnp.zeros_like(given[0]))
+        trained, ahead = (_repeat(x, len(weights)) for x in (series.log_x, log_inputs))
         if latent:
-            feature = _repeat(series.log_x[series.of_task], len(weights))
-            step2 = _modes(Step2(inputs), *_arguments2(data, feature, given))
-            joint = _latent(step2.model)(*step2.at, log_inputs[series.of_task])
+            trained, ahead = trained[:, series.of_task], ahead[:, series.of_task]
+            step2 = _modes(Step2(inputs), *_arguments2(data, trained, given))
+            joint = _accuracies(step2.model)(*step2.at, ahead)
             return _in_numpy(joint._replace(found=step2.found))
         step1 = _modes(Step1(inputs), *[_arguments1(series, present) for present in given])
-        if not all(linked):
-            joint = _losses(step1.model)(*step1.at, log_inputs)
-            return _in_numpy(joint._replace(found=step1.found))
-        feature = _at_modes(step1.model)(*step1.at, series.log_x)[:, series.of_task]
-        step2 = _modes(Step2(), *_arguments2(data, feature, given))
-        function = _both(step1.model, step2.model, tuple(series.of_task.tolist()))
-        joint = function(*step1.at, *step2.at, log_inputs)
-        return _in_numpy(joint._replace(found=step1.found & step2.found))
+        joint = _losses(step1.model)(*step1.at, ahead)._replace(found=step1.found)
+        if all(linked):
+            features = (_at_modes(step1.model)(*step1.at, x) for x in (trained, ahead))
+            trained, ahead = (x[:, series.of_task] for x in features)
+            step2 = _modes(Step2(), *_arguments2(data, trained, given))
+            second = _accuracies(step2.model)(*step2.at, ahead)
+            joint = joint._replace(
+                found=step1.found & step2.found, accuracy=second.accuracy,
+                accuracy_noise=second.accuracy_noise, slope=second.slope,
+            )  # fmt: skip
+        return _in_numpy(joint)
 
 
 def _in_numpy(joint: JointPrediction) -> JointPrediction:
@@ -264,63 +271,42 @@ def _repeat(array: np.ndarray, n: int) -> jax.Array:
 
 @functools.cache
 def _at_modes(model: Step1) -> Callable:
-    """The law's log losses at the runs, for each sub-ladder at its mode: shape (B, S, R)."""
+    """The law's log losses at log inputs (B, S, M, K), at each sub-ladder's mode: (B, S, M)."""
 
-    def one(mode, factor, arguments, log_inputs) -> jax.Array:
-        return model.log_loss(_sites(model, mode, arguments), log_inputs)
+    def one(mode, factor, arguments, log_x) -> jax.Array:
+        return model.log_loss(_sites(model, mode, arguments), log_x)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+    return jax.jit(jax.vmap(one))
 
 
 @functools.cache
 def _losses(model: Step1) -> Callable:
-    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
-        def log_loss(theta: jax.Array) -> jax.Array:
-            return model.log_loss(_sites(model, theta, arguments), log_inputs)
-
+    def one(mode, factor, arguments, log_x) -> JointPrediction:
         noise = jnp.exp(2 * _sites(model, mode, arguments)["log_sigma"])
-        return JointPrediction(True, jax.jacobian(log_loss)(mode) @ factor, noise)
+        directions = _directions(model, model.log_loss, mode, factor, arguments, log_x)
+        return JointPrediction(True, directions, noise)
 
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
-
-
-@functools.cache
-def _latent(model: Step2) -> Callable:
-    def one(mode, factor, arguments, log_inputs) -> JointPrediction:
-        def accuracy(theta: jax.Array) -> jax.Array:
-            return model.accuracy(_sites(model, theta, arguments), log_inputs)
-
-        noise = jnp.exp(2 * _sites(model, mode, arguments)["log_run_sd"])
-        directions = jax.jacobian(accuracy)(mode) @ factor
-        return JointPrediction(True, accuracy=directions, accuracy_noise=noise)
-
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
+    return jax.jit(jax.vmap(one))
 
 
 @functools.cache
-def _both(model1: Step1, model2: Step2, of_task: tuple[int, ...]) -> Callable:
-    tasks = np.array(of_task)
+def _accuracies(model: Step2) -> Callable:
+    def one(mode, factor, arguments, log_x) -> JointPrediction:
+        p, slope = _sites(model, mode, arguments), None
+        if not model.inputs:  # log_x is a log loss
+            _, slope = jax.jvp(lambda x: model.accuracy(p, x), (log_x,), (jnp.ones_like(log_x),))
+        directions = _directions(model, model.accuracy, mode, factor, arguments, log_x)
+        noise = jnp.exp(2 * p["log_run_sd"])
+        return JointPrediction(True, None, None, directions, noise, slope)
 
-    def one(mode1, factor1, arguments1, mode2, factor2, arguments2, log_inputs) -> JointPrediction:
-        def log_loss(theta: jax.Array) -> jax.Array:
-            return model1.log_loss(_sites(model1, theta, arguments1), log_inputs)
+    return jax.jit(jax.vmap(one))
 
-        def accuracy(theta: jax.Array, log_x: jax.Array) -> jax.Array:
-            return model2.accuracy(_sites(model2, theta, arguments2), log_x)
 
-        at = log_loss(mode1)[tasks]
-        _, slope = jax.jvp(lambda x: accuracy(mode2, x), (at,), (jnp.ones_like(at),))
-        p1, p2 = _sites(model1, mode1, arguments1), _sites(model2, mode2, arguments2)
-        return JointPrediction(
-            True,
-            jax.jacobian(log_loss)(mode1) @ factor1,
-            jnp.exp(2 * p1["log_sigma"]),
-            jax.jacobian(accuracy)(mode2, at) @ factor2,
-            jnp.exp(2 * p2["log_run_sd"]),
-            slope,
-        )
-
-    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, 0, 0, 0, None)))
+def _directions(
+    model: Step1 | Step2, curve: Callable, mode: Any, factor: Any, arguments: Any, log_x: Any
+) -> jax.Array:
+    """F' dcurve / dparameter at a mode, for a curve of sites and log_x."""
+    return jax.jacobian(lambda x: curve(_sites(model, x, arguments), log_x))(mode) @ factor
 
 
 def _sites(model: Step1 | Step2, theta: jax.Array, arguments: tuple[jax.Array, ...]) -> dict:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fitting.advise.design import JointPrediction, joint_predictions, model_of
 from fitting.observations.arrays import Observations, Targets
+from fitting.observations.distance import positions
 
 _BATCH = 50  # sub-ladders that are fitted at once
 
@@ -51,11 +52,10 @@ def criterion_against_realised(
     weights[:, list(base)] = 1.0
     for i, added in enumerate(sets):
         weights[1 + i, list(added)] = 1.0
-    extrapolation = [whole.beyond(w > 0) for w in weights]
     joint = _in_batches(data, whole.runs, weights)
-    model = model_of(data, joint, extrapolation[0], whole.n_targets)
+    model = model_of(data, joint, whole.trained(weights[0]), whole.positions, whole.n_targets)
     expected = [model.variance(added) for added in sets]
-    realised = _realised(data, joint, extrapolation, whole.n_targets)[1:]
+    realised = _realised(data, joint, whole, weights)[1:]
     return ExpectedAndRealised(np.array(expected), realised)
 
 
@@ -80,28 +80,25 @@ def design_against_realised(
     for i, kept in enumerate(sets):
         weights[i, list(kept)] = 1.0
     joint = joint_predictions(data, whole.runs, np.ones((1, n_runs)), from_prior=True)
-    smallest = np.maximum(whole.compute - whole.compute[whole.n_targets :].min(), 0.0)
-    model = model_of(data, joint, smallest, whole.n_targets)
+    least = positions(data[0].x)[:, 0].argmin()  # in compute: no set of runs lies below it
+    smallest = whole.trained(np.arange(n_runs) == least)
+    model = model_of(data, joint, smallest, whole.positions, whole.n_targets)
     expected = [model.variance(kept) for kept in sets]
-    extrapolation = [whole.beyond(w > 0) for w in weights]
     joint = _in_batches(data, whole.runs, weights)
-    realised = _realised(data, joint, extrapolation, whole.n_targets)
+    realised = _realised(data, joint, whole, weights)
     return ExpectedAndRealised(np.array(expected), realised)
 
 
 class _Whole(NamedTuple):
-    """Targets and, after them, the training runs, all as runs to predict.
-
-    `compute` is ln N D of each, shape (G + R,).
-    """
+    """Targets and, after them, the training runs, all as runs to predict, with their positions."""
 
     runs: list[Targets]
-    compute: np.ndarray
+    positions: np.ndarray
     n_targets: int
 
-    def beyond(self, kept: np.ndarray) -> np.ndarray:
-        """ln of compute over the largest kept training run's; `kept` holds booleans (R,)."""
-        return np.maximum(self.compute - self.compute[self.n_targets :][kept].max(), 0.0)
+    def trained(self, weights: np.ndarray) -> np.ndarray:
+        """Positions of the training runs with a weight (R,) above 0."""
+        return self.positions[self.n_targets :][weights > 0]
 
 
 def _with_training_runs(data: Sequence[Observations], targets: Sequence[Targets]) -> _Whole:
@@ -109,7 +106,7 @@ def _with_training_runs(data: Sequence[Observations], targets: Sequence[Targets]
         replace(ahead, inputs=np.concatenate([ahead.inputs, task.x]))
         for task, ahead in zip(data, targets, strict=True)
     ]
-    return _Whole(runs, np.log(runs[0].inputs).sum(-1), len(targets[0].inputs))
+    return _Whole(runs, positions(runs[0].inputs), len(targets[0].inputs))
 
 
 def _in_batches(
@@ -125,14 +122,15 @@ def _in_batches(
 
 
 def _realised(
-    data: Sequence[Observations],
-    joint: JointPrediction,
-    extrapolation: Sequence[np.ndarray],
-    n_targets: int,
+    data: Sequence[Observations], joint: JointPrediction, whole: _Whole, weights: np.ndarray
 ) -> np.ndarray:
     """Variances from each sub-ladder's own fit, shape (B, T, G)."""
     found = []
-    for i, (ahead, known) in enumerate(zip(extrapolation, joint.found, strict=True)):
-        variance = model_of(data, joint, ahead, n_targets, i).variance() if known else np.nan
-        found.append(np.broadcast_to(variance, (len(data), n_targets)))
+    for i, (kept, known) in enumerate(zip(weights, joint.found, strict=True)):
+        variance = np.nan
+        if known:
+            trained = whole.trained(kept)
+            model = model_of(data, joint, trained, whole.positions, whole.n_targets, i)
+            variance = model.variance()
+        found.append(np.broadcast_to(variance, (len(data), whole.n_targets)))
     return np.array(found)

@@ -17,6 +17,7 @@ from fitting.observations import chance as chances
 from fitting.observations import preparation as prepare
 from fitting.observations import select
 from fitting.observations.arrays import Observations, Targets
+from fitting.observations.distance import distance
 from fitting.observations.preparation import Preparation
 from fitting.observations.select import TargetRun
 
@@ -249,19 +250,18 @@ def _n_items(final: pd.DataFrame, task: str) -> float:
 
 
 def _extrapolation(final: pd.DataFrame, targets: pd.DataFrame) -> np.ndarray:
-    """Distances of targets from the training runs, in e-folds; see `Targets`."""
+    """Distances of targets from the training runs; compute is FLOPs if all are known, else N D."""
     known = all((frame["flops"] > 0).all() for frame in (final, targets))
     trained, ahead = (
-        np.log((frame["flops"] if known else frame["n_params"] * frame["n_tokens"]).to_numpy(float))
+        np.log(
+            np.column_stack([
+                frame["flops"] if known else frame["n_params"] * frame["n_tokens"],
+                frame["n_tokens"] / frame["n_params"],
+            ]).astype(float)
+        )
         for frame in (final, targets)
-    )
-    beyond = np.maximum(0.0, ahead - trained.max())
-    trained, ahead = (
-        np.log((frame["n_tokens"] / frame["n_params"]).to_numpy(float))
-        for frame in (final, targets)
-    )
-    outside = np.maximum(0.0, np.maximum(ahead - trained.max(), trained.min() - ahead))
-    return beyond + np.nan_to_num(outside)  # a law of compute may know no N and D
+    )  # fmt: skip
+    return distance(trained, ahead)
 
 
 def _measure(

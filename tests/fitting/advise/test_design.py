@@ -1,6 +1,7 @@
 """Advice on the next run: conditioning, the best set, and output and errors of the command."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -33,8 +34,9 @@ def random_model(n_candidates, seed=0):
         0.02 * rng.normal(size=(3, n_goals, 6)), rng.uniform(1e-5, 1e-4, 3),
         -rng.uniform(0.5, 1, (3, n_goals)),
     )  # fmt: skip
-    extrapolation = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
-    return CandidateModel(joint, of_task, extrapolation, 2)
+    compute = np.concatenate([[4.0, 5.0], rng.uniform(0, 2, n_candidates)])
+    ahead = np.column_stack([compute, np.zeros_like(compute)])
+    return CandidateModel(joint, of_task, np.zeros((1, 2)), ahead, 2)
 
 
 # Of Student t noise with 4 degrees of freedom: variance, and the inverse of Fisher's information.
@@ -63,13 +65,13 @@ def test_conditioning_is_what_parameters_say(chosen):
         for t in range(3):
             noise = OBSERVED * j.accuracy_noise[t]
             precision2 += np.outer(j.accuracy[t, 2 + c], j.accuracy[t, 2 + c]) / noise
-    reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
+    reached = max([0.0, *(o.ahead[2 + c, 0] for c in chosen)])
     found = o.variance(chosen)
     for t, g in np.ndindex(3, 2):
         s = o.of_task[t]
         log_loss = j.loss[s, g] @ np.linalg.solve(precision1, j.loss[s, g])
         accuracy = j.accuracy[t, g] @ np.linalg.solve(precision2, j.accuracy[t, g])
-        noise, left = j.accuracy_noise[t], o.extrapolation[g] - reached
+        noise, left = j.accuracy_noise[t], o.ahead[g, 0] - reached
         accuracy += TO_COME * noise + accuracy_discrepancy(np.sqrt(noise), left) ** 2
         assert found[t, g] == pytest.approx(j.slope[t, g] ** 2 * log_loss + accuracy, rel=1e-9)
 
@@ -77,10 +79,8 @@ def test_conditioning_is_what_parameters_say(chosen):
 def test_conditioning_without_a_loss_is_that_of_accuracies():
     whole = random_model(4)
     nothing = dict.fromkeys(("loss", "loss_noise", "slope"))
-    alone = CandidateModel(whole.joint._replace(**nothing), whole.of_task, whole.extrapolation, 2)
-    flat = CandidateModel(
-        whole.joint._replace(slope=0 * whole.joint.slope), whole.of_task, whole.extrapolation, 2
-    )
+    alone = replace(whole, joint=whole.joint._replace(**nothing))
+    flat = replace(whole, joint=whole.joint._replace(slope=0 * whole.joint.slope))
     for chosen in ((), (1,), (0, 2, 3)):
         np.testing.assert_allclose(alone.variance(chosen), flat.variance(chosen), rtol=1e-12)
 
@@ -89,15 +89,15 @@ def test_conditioning_without_a_loss_is_that_of_accuracies():
 def test_conditioning_of_losses_is_what_parameters_say(chosen):
     whole = random_model(4)
     nothing = dict.fromkeys(("accuracy", "slope", "accuracy_noise"))
-    o = CandidateModel(whole.joint._replace(**nothing), np.array([0, 1]), whole.extrapolation, 2)
+    o = replace(whole, joint=whole.joint._replace(**nothing), of_task=np.array([0, 1]))
     precision, j = np.eye(5), o.joint
     for c, s in itertools.product(chosen, range(2)):
         precision += np.outer(j.loss[s, 2 + c], j.loss[s, 2 + c]) / (OBSERVED * j.loss_noise[s])
-    reached = max([0.0, *(o.extrapolation[2 + c] for c in chosen)])
+    reached = max([0.0, *(o.ahead[2 + c, 0] for c in chosen)])
     for t, g in np.ndindex(2, 2):
         expected = j.loss[t, g] @ np.linalg.solve(precision, j.loss[t, g])
         expected += TO_COME * j.loss_noise[t]
-        left = o.extrapolation[g] - reached
+        left = o.ahead[g, 0] - reached
         expected += loss_discrepancy(np.sqrt(j.loss_noise[t]), left) ** 2
         assert o.variance(chosen)[t, g] == pytest.approx(expected, rel=1e-9)
 
@@ -127,11 +127,21 @@ def test_the_best_set_is_that_of_all_sets(monkeypatch, budget, exhaustive):
         assert found == sorted(found, key=lambda c: costs[c])
 
 
+def test_a_run_at_an_odd_ratio_is_no_step_towards_the_target():
+    """A candidate whose D/N is far off on the other side, and whose compute is small."""
+    o = random_model(1)
+    odd = replace(o, ahead=np.array([[4.0, 2.0], [5.0, 2.0], [-3.0, -6.0]]))
+    far = replace(odd, ahead=np.array([[4.0, 2.0], [5.0, 2.0], [-3.0, 0.0]]))
+    np.testing.assert_allclose(odd.variance([0]), far.variance([0]), rtol=1e-12)
+    near = replace(odd, ahead=np.array([[4.0, 2.0], [5.0, 2.0], [-3.0, 2.0]]))
+    assert (near.variance([0]) < far.variance([0])).all()
+
+
 def test_a_run_that_does_not_help_is_not_chosen():
     o = random_model(3)
     names = ("loss_noise", "accuracy_noise")
     noisy = o.joint._replace(**{name: np.full_like(getattr(o.joint, name), 1e6) for name in names})
-    idle = CandidateModel(noisy, o.of_task, np.array([4.0, 5.0, 0.0, 0.0, 0.0]), 2)
+    idle = replace(o, joint=noisy, ahead=np.array([[x, 0.0] for x in (4, 5, 0, 0, 0)]))
     assert next_run.best_set(idle, np.ones(3), 10.0) == []
 
 
