@@ -93,7 +93,7 @@ def warnings(forecasts: Sequence[TaskForecast]) -> dict[str, list[str]]:
     """
     notes: dict[str, list[str]] = {}
     for forecast in forecasts:
-        for text in _of_posteriors(forecast):
+        for text in (*forecast.left_out, *_of_posteriors(forecast)):
             notes.setdefault(text, []).append(forecast.task)
         for text in [t for caution in CAUTIONS for t in caution(forecast)]:
             notes.setdefault(text, []).append(forecast.task)

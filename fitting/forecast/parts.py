@@ -73,6 +73,25 @@ def prepare(table: pd.DataFrame, spec: ForecastSpec) -> list[Part]:
     return parts
 
 
+def left_out(table: pd.DataFrame, spec: ForecastSpec) -> dict[str, list[str]]:
+    """Ways of the default mixture that some runs, not all, were measured for: task -> sentences."""
+    if spec.method not in POOLING or spec.fitted_law.of_accuracy or spec.feature is not None:
+        return {}
+    runs, found = select.select_runs(table, spec.train), {}
+    text = spec.feature_task or POOLED[TEXT_FEATURE].task
+    for task in select.task_labels(spec.tasks):
+        measured = [(task, OWN), (text, TEXT_FEATURE)]
+        gaps = {f"{metric} of {label}": _lacking(table, label, metric, runs)
+                for label, metric in measured}  # fmt: skip
+        found[task] = [
+            f"{what} is not used in the mixture, as {select.shortened(lacking)} "
+            f"{'lacks' if len(lacking) == 1 else 'lack'} it: fill it in or `exclude` the runs"
+            for what, lacking in gaps.items()
+            if 0 < len(lacking) < len(runs)
+        ]
+    return found
+
+
 def first_data(parts: Sequence[Part]) -> list[TaskData]:
     """Each task's data in the first part that has it."""
     found: dict[str, TaskData] = {}
@@ -134,5 +153,10 @@ def _name(feature: str, preparation: Preparation) -> str:
 
 
 def _complete(table: pd.DataFrame, task: str, metric: str, runs: Sequence[str]) -> bool:
-    rows = table[(table["task"] == task) & (table["metric"] == metric)]
-    return set(runs) <= set(rows["run"])
+    return not _lacking(table, task, metric, runs)
+
+
+def _lacking(table: pd.DataFrame, task: str | None, metric: str, runs: Sequence[str]) -> list[str]:
+    """The runs without a measurement."""
+    known = set(table.loc[(table["task"] == task) & (table["metric"] == metric), "run"])
+    return [run for run in runs if run not in known]

@@ -17,7 +17,7 @@ from fitting.errors import InputError
 from fitting.forecast.distribution import interval, mixture, probabilities
 from fitting.forecast.fitted import FittedModel, FittedTask, Prediction
 from fitting.forecast.methods import METHODS
-from fitting.forecast.parts import prepare
+from fitting.forecast.parts import left_out, prepare
 from fitting.forecast.spec import ForecastSpec
 from fitting.laws import Law, Link
 from fitting.laws.curves import predict
@@ -47,6 +47,7 @@ class TaskForecast:
         method: name of the method; bootstrap where all posteriors failed their checks.
         posteriors: by what lies between the steps (see `parts.Part`), shared by the tasks that were
             fitted together; empty for methods without one.
+        left_out: sentences on ways that were not taken, as some runs lack a measurement.
     """
 
     data: TaskData
@@ -57,6 +58,7 @@ class TaskForecast:
     quantiles: dict[str, np.ndarray]
     method: str
     posteriors: Mapping[str, Posterior] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
 
     @property
     def task(self) -> str:
@@ -112,21 +114,29 @@ def forecast(measurements: pd.DataFrame, spec: ForecastSpec) -> list[TaskForecas
     of_task: dict[str, list[TaskForecast]] = {t: [] for t in select.task_labels(spec.tasks)}
     for one in [one for part in made for one in part]:
         of_task[one.task].append(one)
-    mixed = []
+    unused, mixed = left_out(measurements, spec), []
     for task, each in of_task.items():
-        sound = [one for one in each if one.sound] or _resampled(measurements, spec, task) or each
+        sound = [one for one in each if one.sound] or _resampled(measurements, spec, task)
         posteriors = {name: p for one in each for name, p in one.posteriors.items()}
-        mixed.append(replace(_mixed(sound, spec.levels), posteriors=posteriors))
+        one = replace(_mixed(sound, spec.levels), posteriors=posteriors)
+        mixed.append(replace(one, left_out=tuple(unused.get(task, ()))))
     return mixed
 
 
 def _resampled(measurements: pd.DataFrame, spec: ForecastSpec, task: str) -> list[TaskForecast]:
-    """The bootstrap's forecast of a task, in place of posteriors that failed; none if it fails."""
+    """The bootstrap's forecast of a task, in place of posteriors that failed.
+
+    Raises:
+        InputError: the bootstrap cannot make it either.
+    """
     try:
         again = replace(spec, method="bootstrap", tasks=[task], new_items=False)
         return forecast(measurements, again)
-    except InputError:
-        return []
+    except InputError as e:
+        raise InputError(
+            f"no posterior of {task!r} was found, and the bootstrap cannot take its place ({e}): "
+            "add runs to `train`"
+        ) from None
 
 
 def of_tasks(

@@ -113,12 +113,12 @@ def train_patterns(
     return literal(select_runs(table, train, exclude)) if exclude else list(train)
 
 
-def refuse(lacking: Mapping[str, Sequence[str]], mend: str) -> None:
+def refuse(lacking: Mapping[str, Sequence[str]], advice: str) -> None:
     """Refuses runs that lack something, all of them in one line.
 
     Args:
         lacking: what the runs have or lack, to follow "have" -> their names, maybe none.
-        mend: what to do.
+        advice: what the user can do.
 
     Raises:
         InputError: there are such runs.
@@ -128,7 +128,7 @@ def refuse(lacking: Mapping[str, Sequence[str]], mend: str) -> None:
         several, quoted = len(names) > 1, shortened([repr(str(name)) for name in names])
         found.append(f"run{'s' if several else ''} {quoted} {'have' if several else 'has'} {what}")
     if found:
-        raise InputError(f"{'; '.join(found)}: {mend}")
+        raise InputError(f"{'; '.join(found)}: {advice}")
 
 
 def shortened(names: Sequence[str]) -> str:

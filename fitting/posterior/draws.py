@@ -20,6 +20,7 @@ from numpyro.distributions import biject_to
 from numpyro.infer.util import constrain_fn
 
 Model = Callable[..., None]
+N_CHAINS, N_DRAWS = 4, 700  # of one posterior; both steps have as many, to be paired
 
 
 @contextlib.contextmanager

@@ -11,16 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro.infer.util import potential_energy
 
-from fitting.posterior.draws import Draws, Model, flat_start, named, numerics
+from fitting.posterior.draws import N_CHAINS, N_DRAWS, Draws, Model, flat_start, named, numerics
 
-N_DRAWS = 2800  # as many as NUTS keeps
 _MAX_NEWTON = 150
 _LEAST_CURVATURE = 0.3  # of the log density at its mode; smaller ones are taken as this
 STATIONARY = 1e-3  # distance from a mode, in posterior standard deviations
 
 
 def sample(
-    model: Model, arguments: tuple[np.ndarray, ...], seed: int, n_draws: int = N_DRAWS
+    model: Model, arguments: tuple[np.ndarray, ...], seed: int, n_draws: int = N_CHAINS * N_DRAWS
 ) -> Draws:
     """Draws from the normal approximation at the mode, in unconstrained coordinates, float64."""
     with numerics():

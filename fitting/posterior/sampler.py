@@ -14,10 +14,10 @@ from numpyro.infer.hmc import HMCState, hmc
 from numpyro.infer.util import potential_energy
 
 from fitting.posterior import laplace
-from fitting.posterior.draws import Draws, Model, flat_start, named, numerics
+from fitting.posterior.draws import N_CHAINS, N_DRAWS, Draws, Model, flat_start, named, numerics
 from fitting.posterior.laplace import Modes
 
-N_CHAINS, N_WARMUP, N_DRAWS = 4, 400, 700
+N_WARMUP = 400
 MAX_R_HAT, MIN_ESS, MAX_DIVERGENT, MIN_BFMI = 1.01, 400.0, 0.002, 0.3
 _LONGER, _CAREFUL = 3, 0.98  # chains' length and target acceptance of the second attempt
 _NEAR = 1.03  # r_hat below which longer chains may pass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -86,12 +86,19 @@ def plot_errors(ax: Axes, rows: pd.DataFrame) -> Axes:
     return ax
 
 
-def plot_coverage(ax: Axes, rows: pd.DataFrame) -> Axes:
-    """Share of measured values inside intervals against mean width, one line per method."""
-    for i, row in enumerate(rows.to_dict("records")):
+def plot_coverage(ax: Axes, rows: pd.DataFrame, colours: Mapping[str, str]) -> Axes:
+    """Share of measured values inside intervals against mean width, one line per method.
+
+    Args:
+        ax: where to draw.
+        rows: of one ladder or split, a row per method.
+        colours: method -> colour, the same in all panels.
+    """
+    for row in rows.to_dict("records"):
         widths = [row[f"width_{level:g}"] for level in LEVELS]
         covers = [row[f"cover_{level:g}"] for level in LEVELS]
-        ax.plot(widths, covers, "o-", color=f"C{i}", ms=5, lw=1.2, label=row["method"])
+        ax.plot(widths, covers, "o-", color=colours[row["method"]], ms=5, lw=1.2,
+                label=row["method"])  # fmt: skip
     for level in LEVELS:
         ax.axhline(level, color="0.6", lw=0.8, ls=":")
     ax.set(ylabel="measured values inside")
@@ -113,9 +120,10 @@ def backtest(summary: pd.DataFrame) -> Figure:
     groups = list(drawn[by].unique())
     fig = Figure(figsize=(10, 0.4 + 3.4 * len(groups)), layout="constrained")
     axes = fig.subplots(len(groups), 2, squeeze=False)
+    colours = {method: f"C{i}" for i, method in enumerate(drawn["method"].unique())}
     for (left, right), name in zip(axes, groups, strict=True):
         plot_errors(left, drawn[drawn[by] == name])
-        plot_coverage(right, drawn[drawn[by] == name])
+        plot_coverage(right, drawn[drawn[by] == name], colours)
         left.set_title(f"Held-out runs, {name}")
         right.set_title("Coverage")
     unit = "points of accuracy" if kind == "acc" else "percent of the loss"

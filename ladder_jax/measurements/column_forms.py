@@ -42,7 +42,7 @@ class Form(Protocol):
 
 @dataclass(frozen=True)
 class Constant:
-    """The same number in every row."""
+    """A constant: every row gets the same number."""
 
     value: float
     columns: tuple[str, ...] = ()

@@ -282,6 +282,31 @@ def test_the_command_advises_for_a_text(frame, tmp_path, capsys):
     assert "points" not in printed
 
 
+def test_the_command_advises_for_accuracies_alone(frame, tmp_path, capsys):
+    """Without any loss, N and D lead straight to accuracy."""
+    table.write(frame[frame["metric"] != "bpb"], tmp_path / "m.csv")
+    assert command(tmp_path, "--candidate", "8e+08-1xC", "1e+09-10xC") == 0
+    rows = pd.read_csv(tmp_path / "a.csv").set_index("run")
+    assert rows.index[0] == "1e+09-10xC"
+    assert (rows["shrinkage"] > 0).all()
+    assert "points" in capsys.readouterr().out
+
+
+def test_the_command_advises_through_the_loss_of_a_text(frame, tmp_path):
+    accuracies = frame[frame["metric"] != "bpb"]
+    table.write(pd.concat([accuracies, losses_of(frame)]), tmp_path / "m.csv")
+    assert command(tmp_path, "--candidate", "8e+08-1xC", "1e+09-10xC") == 0
+    through_text = pd.read_csv(tmp_path / "a.csv").set_index("run")
+    table.write(frame, tmp_path / "m.csv")  # the same losses, as the task's own
+    assert command(tmp_path, "--candidate", "8e+08-1xC", "1e+09-10xC") == 0
+    own = pd.read_csv(tmp_path / "a.csv").set_index("run")
+    pd.testing.assert_frame_equal(through_text, own, rtol=1e-6)
+    table.write(accuracies, tmp_path / "m.csv")
+    assert command(tmp_path, "--candidate", "8e+08-1xC", "1e+09-10xC") == 0
+    alone = pd.read_csv(tmp_path / "a.csv").set_index("run")
+    assert (abs(alone["width"] / own["width"] - 1) > 0.01).all()
+
+
 def test_no_affordable_run_is_reported(folder, capsys):
     assert command(folder, budget="1e10") == 0
     assert "no affordable run narrows the intervals by 1%\n" in capsys.readouterr().out
